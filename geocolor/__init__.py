@@ -1,0 +1,52 @@
+"""geocolor: cross-layer parameter sharing of neural networks, as graph coloring.
+
+    curvature = geocolor.measure(model, batches)
+    graph = geocolor.price(model, curvature)
+    plan = geocolor.plan(graph, keep=0.8)
+    smaller = geocolor.apply(model, plan, curvature)
+    geocolor.save(smaller, "smaller")
+
+Importing geocolor registers the saved format with transformers, so that its Auto classes load such folders.
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:  # pragma: no cover - depends on the installation
+    raise ImportError(
+        "geocolor needs PyTorch and friends: pip install 'geocolor[models]' (the package `solvers` works without)"
+    ) from error
+
+from geocolor import transformers_quantizer as _register  # noqa: F401
+from geocolor.backend import merge_to_dense
+from geocolor.carry_out import apply
+from geocolor.curvature import Curvature, load_curvature, measure
+from geocolor.evaluation import Evaluation, evaluate
+from geocolor.graph import CostGraph, price
+from geocolor.layers import Layer, find_layers
+from geocolor.planning import plan
+from geocolor.plans import Plan, PlannedClass, read_plan, write_plan
+from geocolor.storage import export_dense, load, save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CostGraph",
+    "Curvature",
+    "Evaluation",
+    "Layer",
+    "Plan",
+    "PlannedClass",
+    "apply",
+    "evaluate",
+    "export_dense",
+    "find_layers",
+    "load",
+    "load_curvature",
+    "measure",
+    "merge_to_dense",
+    "plan",
+    "price",
+    "read_plan",
+    "save",
+    "write_plan",
+]

@@ -1,0 +1,83 @@
+"""From a plan to a smaller model: factors of every class, put into the model's own layers."""
+
+import copy
+import warnings
+from collections.abc import Mapping
+
+import torch
+
+from geocolor import backend
+from geocolor.bases import Factors, Metric, factorize, metric
+from geocolor.curvature import Curvature
+from geocolor.graph import medoid_basis
+from geocolor.layers import weight_of
+from geocolor.plans import Plan, PlannedClass
+from geocolor.progress import track
+from geocolor.trust_region import Fit, eigen_metric, fit
+
+
+def apply(
+    model: torch.nn.Module, plan: Plan, curvature: Curvature, *, inplace: bool = False, progress: bool = False
+) -> torch.nn.Module:
+    """Replace the planned layers by factored ones that share their bases; the rest of the model stays as it is.
+
+    A copy of the model is changed unless `inplace`. Raises `ValueError` where the plan was made for another model or
+    the curvature misses one of its layers.
+    """
+    plan.check(model)
+    missing = [name for name in plan.layers if name not in curvature.A]
+    if missing:
+        raise ValueError(
+            f"the curvature holds no factors of layer {missing[0]!r}: measure the model the plan was made for"
+        )
+    factors = list(factorize_plan(model, plan, curvature, progress=progress))
+    target = model if inplace else copy.deepcopy(model)
+    return backend.install(target, plan.shareable_layers(), factors, inplace=True, plan=plan)
+
+
+def factorize_plan(
+    model: torch.nn.Module, plan: Plan, curvature: Curvature, *, progress: bool = False
+) -> list[Factors]:
+    """Bases and coefficients of every class that is not dense, float64."""
+    layers = {layer.name: layer for layer in plan.shareable_layers()}
+    classes = [cls for cls in plan.classes if cls.kind != "dense"]
+    found = []
+    for cls in track(classes, "fitting bases and coefficients", wanted=progress):
+        names = set(cls.layers) | ({cls.medoid} if cls.medoid else set())
+        metrics = {name: metric(weight_of(model, layers[name]), curvature.G[name], curvature.A[name]) for name in names}
+        factors, fits = factorize_class(cls, metrics, curvature, plan.trust_region, plan.flat_energy or 0.05)
+        outside = [name for name, result in fits.items() if not result.reached]
+        if outside:
+            warnings.warn(
+                f"{len(outside)} layers cannot come within the trust region β={plan.trust_region:g} in their basis "
+                f"(first: {outside[0]!r}); the nearest coefficients are used and priced. Raise β or the rank",
+                stacklevel=2,
+            )
+        found.append(factors)
+    return found
+
+
+def factorize_class(
+    cls: PlannedClass,
+    metrics: Mapping[str, Metric],
+    curvature: Curvature,
+    beta: float | None,
+    flat_energy: float,
+) -> tuple[Factors, dict[str, Fit]]:
+    """Factors of one class; under a trust region, or in a medoid's basis, also how each layer's fit came out."""
+    assert cls.kind != "dense"
+    assert cls.rank is not None
+    members = {name: metrics[name] for name in cls.layers}
+    if cls.medoid is not None:
+        left, right = medoid_basis(metrics[cls.medoid], cls.rank)
+        factors = Factors("both", cls.layers, {}, left, right)
+    else:
+        factors = factorize(cls.kind, members, cls.rank, cls.right_rank)
+        if beta is None:
+            return factors, {}
+    fits = {}
+    for name, member in members.items():
+        eigen = eigen_metric(member.weight, curvature.G[name], curvature.A[name], flat_energy)
+        fits[name] = fit(eigen, factors.left, factors.right, beta)
+    fitted = {name: result.coefficients for name, result in fits.items()}
+    return Factors(factors.kind, factors.layers, fitted, factors.left, factors.right), fits

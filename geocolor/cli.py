@@ -1,0 +1,303 @@
+"""The command line: `geocolor demo | compress | plan | apply | evaluate | compare | show`."""
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import tyro
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from geocolor import commands
+from geocolor.bases import FactoredKind
+from geocolor.graph import KINDS
+from geocolor.pipeline import Settings
+
+Batches = Annotated[str, arg(metavar="FILE|MODULE:FUNCTION")]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How small, and how the plan is searched."""
+
+    keep: float | None = None
+    """Fraction of the parameters in scope that may remain, above 0 and at most 1."""
+    bases: int | None = None
+    """The most colors that may own a basis. Alone (without --keep): the paper's form, each layer takes the basis of
+    one of K layers."""
+    solver: str = "auto"
+    """Solver by name; `geocolor compare` races them."""
+    kinds: tuple[FactoredKind, ...] = KINDS
+    """Basis kinds a class may use."""
+    aggregate: float = 1.0
+    """Power p of the damage of a layer in the price: sum of D^p."""
+    trust_region: float | None = None
+    """Radius beta of the trust region, relative to the norm of the weight; off when not given."""
+    flat_energy: float = 0.05
+    """Fraction of the curvature's trace that the flat directions hold."""
+    rank_fraction: float = 0.5
+    """Rank of a lent basis relative to min(m, n), with --bases alone."""
+    time_limit: float = 60.0
+    """Seconds a solver may take each time it is asked."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the model is measured on."""
+
+    sequence: int = 256
+    """Tokens per sequence (causal language models) or at most per sentence (encoders)."""
+    batch_size: int = 8
+    samples: int | None = None
+    """Use at most this many sequences or sentences for calibration (all when not given)."""
+    estimate: str = "kronecker"
+    """Curvature: kronecker, activation, diagonal or identity."""
+    damping: float = 1e-6
+    """Added to both Kronecker factors, relative to the mean of their diagonal."""
+    draws: int = 1
+    """Labels sampled per position."""
+    include: tuple[str, ...] = ("*",)
+    """Patterns of layer names in scope."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of layer names left alone."""
+    seed: int = 0
+
+
+def settings(budget: Budget, source: Source) -> Settings:
+    return Settings(
+        keep=budget.keep,
+        bases=budget.bases,
+        solver=budget.solver,
+        kinds=budget.kinds,
+        aggregate=budget.aggregate,
+        trust_region=budget.trust_region,
+        flat_energy=budget.flat_energy,
+        rank_fraction=budget.rank_fraction,
+        time_limit=budget.time_limit,
+        estimate=source.estimate,
+        damping=source.damping,
+        draws=source.draws,
+        include=source.include,
+        exclude=source.exclude,
+        seed=source.seed,
+    )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The main job on the embedded model: a language model of Python source, calibrated and tested on modules of the
+    standard library that it never saw."""
+
+    keep: float = 0.8
+    """Fraction of the parameters in scope that may remain."""
+    out: Annotated[Path, arg(aliases=("-o",))] = Path("geocolor-demo")
+    """Output folder; a former demo in it is replaced."""
+    json: Path | None = None
+    """Also write the figures there."""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        return commands.demo(console, self.keep, self.out)
+
+
+@dataclass(frozen=True)
+class Compress:
+    """Measure, price, plan, apply, save, load again and compare: from a model to a smaller model."""
+
+    model: Positional[str]
+    """Local directory, hub name, or module:function that returns a model."""
+    data: Batches
+    """Calibration data: text, JSONL with a "text" in every line, or module:function that returns batches."""
+    out: Annotated[Path, arg(aliases=("-o",))]
+    """Output folder."""
+    test_data: Batches | None = None
+    """Data to measure damage on; a held-out tail of the calibration data when not given."""
+    budget: OmitArgPrefixes[Budget] = field(default_factory=Budget)
+    source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    overwrite: bool = False
+    """Replace what the output folder holds."""
+    json: Path | None = None
+
+    def run(self, console: Console) -> dict[str, Any]:
+        return commands.compress(
+            console,
+            self.model,
+            self.data,
+            self.test_data,
+            self.out,
+            settings(self.budget, self.source),
+            self.source.sequence,
+            self.source.batch_size,
+            self.source.samples,
+            self.overwrite,
+        )
+
+
+@dataclass(frozen=True)
+class MakePlan:
+    """Measure, price and search only: writes plan.json, curvature.safetensors and a picture of the coloring."""
+
+    model: Positional[str]
+    """Local directory, hub name, or module:function that returns a model."""
+    data: Batches
+    """Calibration data: text, JSONL with a "text" in every line, or module:function that returns batches."""
+    out: Annotated[Path, arg(aliases=("-o",))]
+    """Output folder."""
+    budget: OmitArgPrefixes[Budget] = field(default_factory=Budget)
+    source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    graph: Path | None = None
+    """Also write the cost graph there, as .graphml or .json."""
+    overwrite: bool = False
+    json: Path | None = None
+
+    def run(self, console: Console) -> dict[str, Any]:
+        return commands.make_plan(
+            console,
+            self.model,
+            self.data,
+            self.out,
+            settings(self.budget, self.source),
+            self.source.sequence,
+            self.source.batch_size,
+            self.source.samples,
+            self.graph,
+            self.overwrite,
+        )
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Carry out a plan: writes the smaller model."""
+
+    model: Positional[str]
+    """The model that the plan was made for."""
+    plan: Positional[Path]
+    """plan.json"""
+    out: Annotated[Path, arg(aliases=("-o",))]
+    """Output folder of the smaller model."""
+    curvature: Path | None = None
+    """Curvature file; the one beside the plan when not given."""
+    overwrite: bool = False
+    json: Path | None = None
+
+    def run(self, console: Console) -> dict[str, Any]:
+        return commands.carry_out(console, self.model, self.plan, self.curvature, self.out, self.overwrite)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Loss, perplexity, bits per byte or accuracy, parameters and latency of a model, dense or compressed."""
+
+    model: Positional[str]
+    """Local directory (dense or compressed), hub name, or module:function."""
+    data: Batches
+    """Test data."""
+    reference: str | None = None
+    """Dense model to compare with (encoders need one: their loss is a distance to it)."""
+    sequence: int = 256
+    batch_size: int = 8
+    samples: int | None = None
+    json: Path | None = None
+
+    def run(self, console: Console) -> dict[str, Any]:
+        return commands.evaluation(
+            console, self.model, self.data, self.reference, self.sequence, self.batch_size, self.samples
+        )
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Race all solvers on one model's cost graph over several K: cost, bound, gap and time."""
+
+    model: Positional[str]
+    """Local directory, hub name, or module:function that returns a model."""
+    data: Batches
+    """Calibration data."""
+    keep: float = 0.8
+    """The price of a parameter is the one that meets this budget without sharing."""
+    bases: tuple[int, ...] = ()
+    """Values of K; a quarter, half and all of the layers when not given."""
+    form: commands.Form = "group"
+    """Problem: group (rate-distortion), medoid (the paper's) or pairwise."""
+    solvers: tuple[str, ...] = ()
+    """Solvers to race; all that support the problem when not given."""
+    time_limit: float = 10.0
+    """Seconds for each solver and K."""
+    source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    figure: Path | None = None
+    """Draw the race there."""
+    json: Path | None = None
+
+    def run(self, console: Console) -> dict[str, Any]:
+        budget = Budget(keep=self.keep, time_limit=self.time_limit)
+        return commands.compare(
+            console,
+            self.model,
+            self.data,
+            settings(budget, self.source),
+            self.bases,
+            self.form,
+            self.solvers,
+            self.figure,
+            self.source.sequence,
+            self.source.batch_size,
+            self.source.samples,
+        )
+
+
+@dataclass(frozen=True)
+class Show:
+    """Draw a plan: the coloring as a grid of block and matrix kind, ranks, and predicted damage by layer."""
+
+    plan: Positional[Path]
+    """plan.json"""
+    out: Annotated[Path | None, arg(aliases=("-o",))] = None
+    """Picture to write (.png, .svg or .pdf); beside the plan when not given."""
+    json: Path | None = None
+
+    def run(self, console: Console) -> dict[str, Any]:
+        return commands.show(console, self.plan, self.out)
+
+
+Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Compress, tyro.conf.subcommand("compress")]
+    | Annotated[MakePlan, tyro.conf.subcommand("plan")]
+    | Annotated[Apply, tyro.conf.subcommand("apply")]
+    | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command; a user's mistake becomes a sentence on standard error and exit status 2."""
+    console, errors = Console(), Console(stderr=True)
+    warnings.showwarning = lambda message, *_args, **_kwargs: errors.print(
+        f"[yellow]warning:[/] {message}", markup=True
+    )
+    command: Any = tyro.cli(Command, prog="geocolor", description=__doc__, args=arguments)
+    try:
+        report = command.run(console)
+        if command.json is not None:
+            commands.write_report(report, command.json)
+    except KeyboardInterrupt:
+        errors.print("stopped; what was written before is whole, what was being written is gone")
+        sys.exit(130)
+    except (ValueError, OSError, ImportError) as error:
+        message = str(error) or type(error).__name__
+        errors.print(f"[red]error:[/] {_escape(message)}", soft_wrap=True)
+        sys.exit(2)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The value type: Kronecker factors A and G of every layer's block of the Hessian."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from geocolor.atomic import write_atomically
+from geocolor.layers import Layer
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Curvature:
+    """`H ≈ G ⊗ A` for each layer: changing `W` by `δ` costs `½ δᵀHδ = ½ tr(G δ A δᵀ)` of the loss (mean over units).
+
+    `A[name]` = Σ x xᵀ / positions, n × n, and `G[name]` = Σ g gᵀ / units, m × m, symmetric, float64, on the CPU,
+    damping included. Layers that read the very same input tensor hold the same `A` object and the same value in
+    `inputs`: the name of the first of them. `unit` is that of a damage, `units` how many the loss was averaged over
+    (predicted tokens, samples, sentences), `positions` how many inputs `x` each layer has seen.
+    """
+
+    layers: tuple[Layer, ...]
+    A: Mapping[str, Tensor]
+    G: Mapping[str, Tensor]
+    estimate: str
+    loss: str
+    unit: str
+    units: int
+    positions: Mapping[str, int]
+    samples: int
+    damping: float
+    inputs: Mapping[str, str]
+    draws: int = 1
+    seed: int = 0
+    _names: Mapping[str, Layer] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_names", {layer.name: layer for layer in self.layers})
+
+    def layer(self, name: str) -> Layer:
+        try:
+            return self._names[name]
+        except KeyError:
+            raise KeyError(
+                f"no curvature of layer {name!r} was measured; measured are {len(self.layers)} layers"
+            ) from None
+
+    def damage(self, name: str, delta: Tensor) -> float:
+        """Predicted rise of the loss, `½ tr(G δ A δᵀ)`, for a change `delta` (m × n) of the weight of layer `name`."""
+        layer = self.layer(name)
+        if delta.shape != (layer.m, layer.n):
+            raise ValueError(f"layer {name!r}: the change is {tuple(delta.shape)}, the weight {layer.m} × {layer.n}")
+        change = delta.detach().to(self.A[name])
+        return 0.5 * float(((self.G[name] @ change) * (change @ self.A[name])).sum())
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file with its metadata inside; the old file stays until the new one is complete."""
+        tensors = {f"G/{name}": factor for name, factor in self.G.items()}
+        tensors |= {f"A/{first}": self.A[first] for first in dict.fromkeys(self.inputs.values())}
+        metadata = {
+            "layers": [asdict(layer) for layer in self.layers],
+            "positions": dict(self.positions),
+            "inputs": dict(self.inputs),
+        }
+        for name in ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed"):
+            metadata[name] = getattr(self, name)
+        write_tensors(Path(path), "curvature", tensors, metadata)
+
+
+def load_curvature(path: str | Path) -> Curvature:
+    """Reads what `Curvature.save` wrote. Raises FileNotFoundError or, for another kind of file, ValueError."""
+    tensors, metadata = read_tensors(Path(path), "curvature")
+    layers = layers_from(metadata.pop("layers"))
+    return Curvature(
+        layers=layers,
+        A={layer.name: tensors[f"A/{metadata['inputs'][layer.name]}"] for layer in layers},
+        G={layer.name: tensors[f"G/{layer.name}"] for layer in layers},
+        **metadata,
+    )
+
+
+def layers_from(entries: list[dict[str, Any]]) -> tuple[Layer, ...]:
+    return tuple(Layer(**{**entry, "geometry": tuple(entry["geometry"])}) for entry in entries)
+
+
+def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """One safetensors file whose header holds `metadata` as JSON, with its kind and format version."""
+    header = {"geocolor": json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **metadata})}
+    saved: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():  # safetensors refuses tensors that share memory, such as one identity for all
+        shared = any(tensor is other for other in saved.values())
+        saved[name] = tensor.clone() if shared else tensor.contiguous()
+    write_atomically(path, lambda temporary: save_file(saved, temporary, metadata=header))
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no {kind} file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get("geocolor")
+            metadata = json.loads(header) if header else {}
+            if metadata.pop("kind", None) != kind:
+                raise ValueError(f"{path} is not a {kind} file of geocolor; measure again and save it anew")
+            version = metadata.pop("format_version", None)
+            if version != FORMAT_VERSION:
+                raise ValueError(
+                    f"{path} has format version {version}, this geocolor reads {FORMAT_VERSION}; measure again"
+                )
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); measure again") from error
+    return tensors, metadata
+
+
+def damped(factor: Tensor, damping: float) -> Tensor:
+    """`factor + damping · mean(diag) · I`: every eigenvalue at least that much above zero."""
+    result = (factor + factor.T) / 2
+    result.diagonal().add_(damping * float(result.diagonal().mean()))
+    return result.to("cpu", torch.float64)

@@ -1,0 +1,79 @@
+"""The protocol of curvature estimates that are sums over data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from geocolor.curvature.observation import OnGradient
+from geocolor.curvature.sums import Sums
+from geocolor.layers import Layer
+from geocolor.losses import Loss
+
+MIRRORED_BLOCK = 256
+
+
+class Estimate(ABC):
+    """What to sum while the model runs, and how A and G follow from the sums. Stateless; one file each."""
+
+    name: str
+    reads_data: bool = True
+    needs_gradients: bool = True
+
+    def unit(self, loss: Loss | None) -> str:
+        """The unit of a damage predicted with this estimate."""
+        return loss.unit if loss is not None else "loss"
+
+    @abstractmethod
+    def observe(self, sums: Sums, layer: Layer, x: Tensor, mask: Tensor | None, first: bool) -> OnGradient | None:
+        """Takes in the input `x` of one call; `first`: no other layer has taken in this very tensor for the group.
+
+        Returns what takes in the gradient of the loss sum with respect to the output, or None if none is needed.
+        """
+
+    @abstractmethod
+    def input_factor(self, sums: Sums, layer: Layer) -> Tensor | None:
+        """A, undamped, from the sums of the first layer of a group; None stands for the identity."""
+
+    @abstractmethod
+    def output_factor(self, sums: Sums, layer: Layer) -> Tensor | None:
+        """G, undamped; None stands for the identity."""
+
+    @abstractmethod
+    def missing(self, sums: Sums, layer: Layer) -> str | None:
+        """Why nothing can be said about the layer ("never ran", "no gradient reaches it"), or None."""
+
+
+def rows(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x` [..., width] as a matrix [positions, width], without padded positions, at least in float32."""
+    flat = x.detach().flatten(0, -2) if x.ndim > 1 else x.detach().unsqueeze(0)
+    if mask is not None and (x.shape[:-1] == mask.shape or (x.ndim == 2 and len(x) == mask.numel())):
+        keep = mask.flatten().to(flat.device)
+        flat = flat if bool(keep.all()) else flat[keep]
+    return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+
+
+def second_moment(matrix: Tensor, layer: Layer, what: str, batch: int) -> Tensor:
+    """`Σ x xᵀ` over the rows of `matrix`, in its dtype. Raises ValueError where that is not finite."""
+    width = matrix.shape[1]
+    block = max(MIRRORED_BLOCK, -(-width // 8))  # the upper triangle in strips: nearly half of the work
+    if width <= block:
+        product = matrix.T @ matrix
+    else:
+        product = matrix.new_zeros(width, width)
+        for i in range(0, width, block):
+            strip = matrix[:, i : i + block].T @ matrix[:, i:]
+            product[i : i + block, i:] = strip
+            product[i:, i : i + block] = strip.T
+    check_finite(product.diagonal(), layer, what, batch)
+    return product
+
+
+def check_finite(values: Tensor, layer: Layer, what: str, batch: int) -> None:
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"layer {layer.name!r}: its {what} in calibration batch {batch} hold NaN or infinite values, or overflow; "
+            "check the weights before this layer and the calibration data, or measure in float32"
+        )

@@ -1,0 +1,231 @@
+"""Measuring: stream batches through a model, sum, and turn the sums into a curvature."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import chain
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from geocolor.curvature.activation import Activation
+from geocolor.curvature.curvature import Curvature, damped
+from geocolor.curvature.diagonal import Diagonal
+from geocolor.curvature.estimate import Estimate
+from geocolor.curvature.identity import Identity
+from geocolor.curvature.kronecker import Kronecker
+from geocolor.curvature.observation import InputGroups, OnGradient, watched
+from geocolor.curvature.sums import Sums
+from geocolor.layers import Layer, find_layers
+from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions, samples_in
+from geocolor.progress import bar
+
+ESTIMATES: dict[str, Estimate] = {
+    estimate.name: estimate for estimate in (Kronecker(), Activation(), Diagonal(), Identity())
+}
+
+
+def measure(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss: Loss | None = None,
+    *,
+    layers: Sequence[Layer] | None = None,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    estimate: str = "kronecker",
+    damping: float = 1e-6,
+    draws: int = 1,
+    seed: int = 0,
+    progress: bool = False,
+    sums: Sums | None = None,
+    share_inputs: bool = True,
+) -> Curvature:
+    """The curvature of a model's layers on calibration batches.
+
+    `layers`, or else `include` and `exclude`, choose what is measured (see `find_layers`); `loss` is found from model
+    and batch when None; `draws` labels are sampled per unit, keyed by `seed` and the index of the batch; `sums` from an
+    earlier run are carried on with. Under an initialised `torch.distributed` each process takes every world-size-th
+    batch of the same `batches`, and all get the curvature of the whole.
+
+    Memory: the model, the graph of one batch, and the statistics. The model is left as it was found.
+    """
+    chosen = find_layers(model, include, exclude) if layers is None else tuple(layers)
+    first = 0 if sums is None else sums.batches
+    new = accumulate(
+        model,
+        batches,
+        loss,
+        chosen,
+        estimate=estimate,
+        draws=draws,
+        seed=seed,
+        first=first,
+        progress=progress,
+        share_inputs=share_inputs,
+    )
+    return finish(new if sums is None else sums + new, damping=damping)
+
+
+def accumulate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss: Loss | None,
+    layers: Sequence[Layer],
+    *,
+    estimate: str = "kronecker",
+    draws: int = 1,
+    seed: int = 0,
+    first: int = 0,
+    progress: bool = False,
+    share_inputs: bool = True,
+) -> Sums:
+    """The sums of `measure` over `batches`; `first` is the index of the first batch, which keys the sampling."""
+    how = ESTIMATES.get(estimate)
+    if how is None:
+        raise ValueError(f"no curvature estimate is called {estimate!r}; there are {', '.join(ESTIMATES)}")
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; at least one label has to be sampled")
+    if not how.reads_data:
+        return Sums(
+            how.name, "none", how.unit(loss), tuple(layers), inputs={layer.name: layer.name for layer in layers}
+        )
+    total = len(batches) if isinstance(batches, Sized) else None
+    head, batches = _peek(batches)
+    loss = default_loss(model, head) if loss is None else loss
+    sums = Sums(how.name, loss.name, how.unit(loss), tuple(layers), seed=seed)
+    groups = InputGroups(sums.inputs, share_inputs)
+    mask: Tensor | None = None
+
+    def on_call(layer: Layer, x: Tensor) -> OnGradient | None:
+        return how.observe(sums, layer, x, mask, groups.reads(layer.name, x))
+
+    rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    device = device_of(model)
+    draws = draws if how.needs_gradients else 1  # the sampling then only counts the units
+    with (
+        watched(model, layers, on_call, gradients=how.needs_gradients) as leaves,
+        bar("measuring curvature", total, wanted=progress and rank == 0) as advance,
+    ):
+        for index, batch in enumerate(batches, start=first):
+            if index % world == rank:
+                batch = move(batch, device)
+                mask = positions(batch)
+                outputs = loss.forward(model, batch)
+                units = 0
+                for draw in range(draws):
+                    generator = _generator(device, seed, index, draw)
+                    pseudo, units = loss.sample(outputs, batch, generator)
+                    if how.needs_gradients:
+                        _backward(pseudo, leaves, retain=draw + 1 < draws)
+                groups.end_batch()
+                groups.new_batch()
+                leaves.clear()
+                del outputs, pseudo
+                sums.units += units
+                sums.sampled += units * draws
+                sums.samples += samples_in(batch)
+                sums.batches += 1
+            advance()
+    return sums.all_reduce() if world > 1 else sums
+
+
+def finish(sums: Sums, *, damping: float = 1e-6) -> Curvature:
+    """Divides, damps (`+ damping · mean eigenvalue · I`), and drops the layers about which the sums say nothing.
+
+    Warns about dropped layers and about factors whose rank is bounded by too few samples.
+    Raises ValueError when no layer is left.
+    """
+    if damping < 0:
+        raise ValueError(f"damping is {damping}; it must be at least 0")
+    how = ESTIMATES[sums.estimate]
+    draws = sums.sampled // sums.units if sums.units else 1
+    reasons = {layer.name: how.missing(sums, layer) for layer in sums.layers}
+    dropped = [f"{name!r} ({reason})" for name, reason in reasons.items() if reason]
+    layers = tuple(layer for layer in sums.layers if reasons[layer.name] is None)
+    if not layers:
+        raise ValueError(f"no layer can be measured: {_some(dropped)}; does the loss depend on these layers?")
+    if dropped:
+        warnings.warn(f"left out of the curvature, and so left as they are: {_some(dropped)}", stacklevel=3)
+    by_name = {layer.name: layer for layer in sums.layers}
+    identities: dict[int, Tensor] = {}
+    inputs: dict[str, str] = {}
+    renamed: dict[str, str] = {}  # the first layer of a group may have been dropped
+    A: dict[str, Tensor] = {}
+    G: dict[str, Tensor] = {}
+    few: list[str] = []
+    for layer in layers:
+        group = sums.inputs[layer.name]
+        first = inputs[layer.name] = renamed.setdefault(group, layer.name)
+        seen = sums.positions.get(group, 0)
+        factor = how.input_factor(sums, by_name[group]) if first == layer.name else None
+        if first != layer.name:
+            A[layer.name] = A[first]
+        elif factor is None:
+            A[layer.name] = identities.setdefault(layer.n, torch.eye(layer.n, dtype=torch.float64))
+        else:
+            A[layer.name] = damped(factor, damping)
+            if seen < layer.n:
+                few.append(_deficient(layer, "covariance", seen, layer.n))
+        factor = how.output_factor(sums, layer)
+        if factor is None:
+            G[layer.name] = identities.setdefault(layer.m, torch.eye(layer.m, dtype=torch.float64))
+        else:
+            G[layer.name] = damped(factor, damping)
+            bound = seen * draws
+            if bound < layer.m and how.name == Kronecker.name:
+                few.append(_deficient(layer, "output-gradient covariance", bound, layer.m))
+    if few:
+        more = f"; and {len(few) - 1} more such factors" if len(few) > 1 else ""
+        warnings.warn(f"{few[0]}; pass more samples or raise damping{more}", stacklevel=3)
+    return Curvature(
+        layers=layers,
+        A=A,
+        G=G,
+        estimate=sums.estimate,
+        loss=sums.loss,
+        unit=sums.unit,
+        units=sums.units,
+        positions={layer.name: sums.positions.get(sums.inputs[layer.name], 0) for layer in layers},
+        samples=sums.samples,
+        damping=damping,
+        inputs=inputs,
+        draws=draws,
+        seed=sums.seed,
+    )
+
+
+def _backward(pseudo: Tensor, leaves: list[Tensor], *, retain: bool) -> None:
+    if not leaves or not pseudo.requires_grad:
+        raise ValueError(
+            "the loss does not depend on any of the layers in scope, or the model runs without gradients; "
+            "check include, exclude and the loss"
+        )
+    torch.autograd.backward(pseudo, retain_graph=retain, inputs=leaves)
+
+
+def _generator(device: torch.device, seed: int, index: int, draw: int) -> torch.Generator:
+    """Keyed by the batch, not by its place in the run, so that any split of the data samples the same labels."""
+    key = ((seed * 1_000_003 + index) * 1_009 + draw) % 2**63
+    return torch.Generator(device).manual_seed(key)
+
+
+def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterator[Batch]]:
+    iterator = iter(batches)
+    for head in iterator:
+        return head, chain([head], iterator)
+    raise ValueError("there are no calibration batches; pass at least one")
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _deficient(layer: Layer, what: str, rank: int, size: int) -> str:
+    return f"layer {layer.name!r}: calibration {what} has rank ≤ {rank} of {size}"
+
+
+def _some(items: list[str], most: int = 5) -> str:
+    return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -1,0 +1,243 @@
+"""Models and data as named on a command line: folders, hub names, text files, or `module:function`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from geocolor.losses import Batch, is_causal, samples_in
+
+Tokenizer = Any  # transformers.PreTrainedTokenizerBase, which transformers does not type
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+
+
+def load_model(source: str | Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tokenizer | None]:
+    """The model in evaluation mode and, where there is one, its tokenizer.
+
+    `source` is a transformers folder or hub name, loaded with the class that its config names, or `module:function`,
+    called without arguments and returning a module or a pair (module, tokenizer).
+    Raises FileNotFoundError or ValueError with a sentence when there is no such model.
+    """
+    if function := _callable(source):
+        made = function()
+        model, tokenizer = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"{source} returned {_kind(model)}, not a torch.nn.Module; return the model from it")
+        return model.eval(), tokenizer
+    if _looks_local(source) and not (Path(source) / "config.json").is_file():
+        problem = "has no config.json" if Path(source).is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"model folder {source} {problem}; pass a folder saved with save_pretrained, a hub name, or module:function"
+        )
+    try:
+        config = transformers.AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no model {str(source)!r}: neither a folder here nor a model that the hub gives ({_first_line(error)}); "
+            "pass a folder saved with save_pretrained, a hub name, or module:function"
+        ) from error
+    named = (getattr(config, "architectures", None) or [""])[0]
+    model_class = getattr(transformers, named, transformers.AutoModel)
+    model = model_class.from_pretrained(source, dtype=dtype)
+    return model.eval(), _load_tokenizer(source)
+
+
+def batches(
+    source: str | Path,
+    model: nn.Module,
+    tokenizer: Tokenizer | None,
+    sequence: int = 256,
+    batch_size: int = 8,
+    limit: int | None = None,
+) -> list[Batch]:
+    """Batches for `measure` and `evaluate`.
+
+    `source` is a text file, a .jsonl file with a "text" (and, for classifiers, an integer "label") per line, or
+    `module:function`, called without arguments and returning an iterable of batches, taken as they are. For a causal
+    language model the text is cut into windows of `sequence` tokens, a LongTensor [batch_size, sequence] each; for any
+    other, each line that is not empty is one sample, cut after `sequence` tokens and padded within its batch, with its
+    attention mask. `limit` is the greatest number of samples (windows, lines; of a callable: batches).
+    """
+    for name, value in (("sequence", sequence), ("batch size", batch_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ValueError(f"the {name} is {value}; it must be at least 1")
+    if function := _callable(source):
+        made = function()
+        found = list(islice(made, limit)) if isinstance(made, Iterable) else []
+        if not found:
+            raise ValueError(f"{source} returned {_kind(made)}; it has to return an iterable of at least one batch")
+        return found
+    texts, labels = _read(Path(source))
+    if tokenizer is None:
+        raise ValueError(
+            f"{source} is text, but the model has no tokenizer; pass --data module:function that returns batches"
+        )
+    if is_causal(model):
+        if sequence < 2:
+            raise ValueError("a sequence of 1 token predicts nothing; pass a larger --sequence")
+        return _windows(source, texts, tokenizer, sequence, batch_size, limit)
+    if not labels:
+        texts = [text for text in texts if text.strip()]
+    texts, labels = texts[:limit], labels[:limit]
+    return [
+        _padded(tokenizer, texts[i : i + batch_size], labels[i : i + batch_size], sequence)
+        for i in range(0, len(texts), batch_size)
+    ]
+
+
+def split_tail(batches: list[Batch], fraction: float = 0.2) -> tuple[list[Batch], list[Batch]]:
+    """(calibration, test): the last `fraction` of the samples is held out, at least one on either side."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"the held-out fraction is {fraction}; it must lie between 0 and 1")
+    total = sum(samples_in(batch) for batch in batches)
+    if total < 2:
+        raise ValueError(f"the data holds {total} sample, too few to hold any out; pass more, or separate test data")
+    first = min(max(total - round(total * fraction), 1), total - 1)
+    calibration: list[Batch] = []
+    test: list[Batch] = []
+    seen = 0
+    for batch in batches:
+        size = samples_in(batch)
+        cut = min(max(first - seen, 0), size)
+        if cut:
+            calibration.append(batch if cut == size else _slice(batch, 0, cut, size))
+        if cut < size:
+            test.append(batch if cut == 0 else _slice(batch, cut, size, size))
+        seen += size
+    return calibration, test
+
+
+def bytes_per_token(batches: Iterable[Batch], tokenizer: Tokenizer) -> float:
+    """Mean bytes of UTF-8 text per predicted token of a causal language model's batches."""
+    size = tokens = 0
+    for batch in batches:
+        ids: Tensor = batch["input_ids"] if isinstance(batch, Mapping) else batch
+        for text in tokenizer.batch_decode(ids[:, 1:].tolist(), skip_special_tokens=True):
+            size += len(text.encode())
+        tokens += ids[:, 1:].numel()
+    return size / tokens
+
+
+def _callable(source: str | Path) -> Callable[[], Any] | None:
+    """The function that `module:function` names, or None where `source` is something else."""
+    if (
+        not isinstance(source, str)
+        or not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", source)
+        or Path(source).exists()
+    ):
+        return None
+    module_name, function_name = source.split(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)  # a console script does not look in the current folder
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise  # the module is there, something that it imports is not
+        raise ValueError(
+            f"{source}: no module {module_name!r} here or installed; run where {module_name} is"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        listed = ", ".join(known[:8]) or "none"
+        raise ValueError(f"{source}: module {module_name!r} has no function {function_name!r}; it has {listed}")
+    return function  # type: ignore[no-any-return]
+
+
+def _looks_local(source: str | Path) -> bool:
+    text = str(source)
+    return isinstance(source, Path) or Path(text).exists() or text.startswith((".", "/", "~")) or text.count("/") > 1
+
+
+def _load_tokenizer(source: str | Path) -> Tokenizer | None:
+    folder = Path(source)
+    if folder.is_dir() and not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        return None  # transformers would make up one that knows no word
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # many models are not about text; where one is needed, `batches` says so
+
+
+def _read(path: Path) -> tuple[list[str], list[int]]:
+    """Texts (lines of a text file, "text" of a .jsonl line) and labels (all or none)."""
+    if not path.is_file():
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"data file {path} {problem}; pass a text file, a .jsonl file or module:function")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); convert it first") from error
+    lines = content.split("\n")
+    if not content.strip():
+        raise ValueError(f"{path} is empty; pass a file with text")
+    if path.suffix != ".jsonl":
+        return lines, []
+    entries = [_entry(path, i, line) for i, line in enumerate(lines, start=1) if line.strip()]
+    labels = [entry["label"] for entry in entries if isinstance(entry.get("label"), int)]
+    if labels and len(labels) < len(entries):
+        raise ValueError(f"{path}: {len(labels)} of {len(entries)} lines have an integer label; give all or none one")
+    return [entry["text"] for entry in entries], labels
+
+
+def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno}); repair it") from error
+    if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
+        raise ValueError(f'{path}, line {number}: no string under "text"; write {{"text": "…"}} on every line')
+    return entry
+
+
+def _windows(
+    source: str | Path, texts: list[str], tokenizer: Tokenizer, sequence: int, batch_size: int, limit: int | None
+) -> list[Batch]:
+    documents = texts if str(source).endswith(".jsonl") else ["\n".join(texts)]
+    tokens = [token for document in documents for token in tokenizer(document, verbose=False)["input_ids"]]
+    count = len(tokens) // sequence
+    if count == 0:
+        raise ValueError(
+            f"{source} has {len(tokens)} tokens, one sequence needs {sequence}; pass more text or a smaller --sequence"
+        )
+    ids = torch.tensor(tokens[: count * sequence]).view(count, sequence)[:limit]
+    return [ids[i : i + batch_size] for i in range(0, len(ids), batch_size)]
+
+
+def _padded(tokenizer: Tokenizer, texts: list[str], labels: list[int], sequence: int) -> dict[str, Tensor]:
+    if tokenizer.pad_token is None:
+        raise ValueError("the tokenizer has no padding token; set tokenizer.pad_token, or pass module:function")
+    batch = dict(tokenizer(texts, padding=True, truncation=True, max_length=sequence, return_tensors="pt"))
+    return batch | ({"labels": torch.tensor(labels)} if labels else {})
+
+
+def _slice(batch: Batch, start: int, stop: int, size: int) -> Batch:
+    """Samples `start` to `stop` of a batch of `size`: every tensor of that length, in whatever it is nested."""
+    if isinstance(batch, Tensor):
+        return batch[start:stop] if batch.ndim and len(batch) == size else batch
+    if isinstance(batch, Mapping):
+        return {key: _slice(value, start, stop, size) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(_slice(value, start, stop, size) for value in batch)
+    return batch
+
+
+def _kind(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]

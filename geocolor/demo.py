@@ -1,0 +1,66 @@
+"""The main job on the embedded model, with samples of both models' writing: what `make demo` shows."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+from torch import Tensor, nn
+
+from geocolor import data
+from geocolor.embedded import MODEL
+from geocolor.embedded.corpus import Split, corpus
+from geocolor.pipeline import Report, Settings, compress_into
+from geocolor.tables import comparison_table
+
+CALIBRATION_SEQUENCES = 256
+TEST_SEQUENCES = 512
+PROMPT = "def read_lines(path):\n    "
+
+
+def run(console: Console, keep: float, out: Path) -> Report:
+    """Compress the embedded model to `keep`, print how it compares, and say where everything lies.
+
+    A folder that holds something else than a former demo is refused.
+    """
+    former = out.is_dir() and (out / "report.json").exists() and (out / "plan.json").exists()
+    console.print(f"[bold]geocolor demo[/]: the embedded language model of Python source, keep = {keep:g}")
+    model, tokenizer = data.load_model(str(MODEL))
+    report, smaller = compress_into(
+        out,
+        model,
+        sequences("calibration", CALIBRATION_SEQUENCES),
+        sequences("test", TEST_SEQUENCES),
+        Settings(keep=keep),
+        tokenizer=tokenizer,
+        save_dtype=torch.float16,
+        bytes_per_unit=1.0,
+        overwrite=former,
+        progress=True,
+    )
+    report["bytes_on_disk_dense"] = sum(file.stat().st_size for file in MODEL.glob("*.safetensors"))
+    console.print(comparison_table(report))
+    for title, writer in (("dense", model), ("compressed", smaller)):
+        console.print(Panel(Text(complete(writer, tokenizer, PROMPT)), title=f"{title}, asked to go on", width=100))
+    for key in ("plan", "model", "figure"):
+        console.print(f"{key:>8}  {report[key]}", highlight=False, soft_wrap=True)
+    return report
+
+
+def sequences(split: Split, count: int, length: int = 256, batch_size: int = 8) -> list[Tensor]:
+    """Batches of byte sequences, spread evenly over one part of the standard library."""
+    text = torch.frombuffer(bytearray(corpus(split)), dtype=torch.uint8).long()
+    available = len(text) // length
+    chosen = torch.linspace(0, available - 1, min(count, available)).long()
+    return list(text[: available * length].view(available, length)[chosen].split(batch_size))
+
+
+def complete(model: nn.Module, tokenizer: Any, prompt: str, tokens: int = 160) -> str:
+    """A greedy continuation; repetitions are discouraged a little, small models fall into loops."""
+    inputs = tokenizer(prompt, return_tensors="pt")
+    generate: Any = model.generate
+    written = generate(**inputs, max_new_tokens=tokens, do_sample=False, repetition_penalty=1.1)
+    text: str = tokenizer.decode(written[0], skip_special_tokens=True)
+    return text

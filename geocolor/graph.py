@@ -1,0 +1,238 @@
+"""The cost graph: layers as nodes, the price of sharing between them, and the problems that solvers are given."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import networkx as nx
+import numpy as np
+import torch
+
+from geocolor.atomic import write_atomically
+from geocolor.bases import FactoredKind, Metric, metric
+from geocolor.curvature import Curvature
+from geocolor.layers import Layer, weight_of
+from geocolor.plans import Fingerprint, fingerprint
+from geocolor.progress import track
+from geocolor.rate_distortion import Option, Options, can_share, damage_by_layer, options
+from geocolor.trust_region import eigen_metric, fit
+from solvers import GroupProblem, MedoidProblem, PairwiseProblem
+
+KINDS: tuple[FactoredKind, ...] = ("in", "out", "both")
+
+
+@dataclass(frozen=True)
+class CostGraph:
+    """Layers in their own curvature, and what any class of them would cost.
+
+    `aggregate` is the power `p` of `φ(D) = D^p`; `kinds` the basis kinds that classes may use. Classes are priced once
+    and remembered: their options do not depend on the price of a parameter.
+    """
+
+    layers: tuple[Layer, ...]
+    curvature: Curvature
+    metrics: Mapping[str, Metric]
+    fingerprint: Fingerprint
+    kinds: tuple[FactoredKind, ...] = KINDS
+    aggregate: float = 1.0
+    _hulls: dict[tuple[int, ...], Options] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def parameters_dense(self) -> int:
+        return sum(layer.parameters for layer in self.layers)
+
+    def members(self, group: Sequence[int]) -> list[Metric]:
+        return [self.metrics[self.layers[i].name] for i in group]
+
+    def options(self, group: Sequence[int]) -> Options:
+        """All Pareto-optimal ways to hold the class of these layers (indices); empty where they share no side."""
+        return options([self.layers[i] for i in group], self.members(group), self.kinds, self.aggregate)
+
+    def hull(self, group: Sequence[int]) -> Options:
+        """The ways that are cheapest at some price of a parameter; computed once for a class."""
+        key = tuple(sorted(group))
+        if key not in self._hulls:
+            self._hulls[key] = self.options(key).hull()
+        return self._hulls[key]
+
+    def group_price(self, group: Sequence[int], price: float) -> float:
+        """`f_λ(S)` (DESIGN §5); `inf` where the layers share no side."""
+        hull = self.hull(group)
+        if not len(hull):
+            return math.inf
+        return float(np.min(hull.damage + price * hull.parameters))
+
+    def damage(self, group: Sequence[int], option: Option) -> dict[str, float]:
+        """Predicted damage of every layer of a class, by name."""
+        values = damage_by_layer(self.members(group), option)
+        return {self.layers[i].name: value for i, value in zip(group, values, strict=True)}
+
+    def compatible(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+        """L × L: whether two layers could share a basis of some kind."""
+        size = len(self.layers)
+        allowed = np.eye(size, dtype=bool)
+        for i in range(size):
+            for j in range(i):
+                pair = (self.layers[i], self.layers[j])
+                allowed[i, j] = allowed[j, i] = any(can_share(pair, kind) for kind in self.kinds)
+        return allowed
+
+    def group_problem(self, price: float, bases: int | None = None) -> GroupProblem:
+        """Rate–distortion: partition the layers so that `Σ f_λ(S)` is least, `K = bases` of them owning a basis."""
+        dense = np.array([price * layer.parameters for layer in self.layers])
+        return GroupProblem(
+            len(self.layers),
+            lambda group: self.group_price(group, price),
+            compatible=self.compatible(),
+            K=bases,
+            penalty=None if bases is None else dense,
+            item_lower_bound=self.share_lower_bound(price),
+        )
+
+    def share_lower_bound(self, price: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """A lower bound on what layer ℓ adds to any class, proven by Eckart–Young.
+
+        No matrix of rank `r` does less damage than the layer's own truncated SVD, and a basis of rank `r` gives the
+        layer coefficients of at least `r·min(m, n)` parameters (`in`, `out`) or `r²` (`both`).
+        """
+        bounds = np.zeros(len(self.layers))
+        for i, layer in enumerate(self.layers):
+            whitened = self.metrics[layer.name].whitened
+            energy = torch.linalg.svdvals(whitened).square()
+            tail = (0.5 * (energy.sum() - energy.cumsum(0))).clamp(min=0).pow(self.aggregate).numpy()
+            rank = np.arange(1, len(tail) + 1)
+            own = rank * rank if "both" in self.kinds else rank * min(layer.m, layer.n)
+            bounds[i] = min(float(np.min(tail + price * own)), price * layer.parameters)
+        return bounds
+
+    def pairwise_problem(self, price: float, bases: int | None = None) -> PairwiseProblem:
+        """`w(ℓ,ℓ') = f({ℓ,ℓ'}) − f({ℓ}) − f({ℓ'})`, negative where sharing pays; layers that share no side conflict."""
+        size = len(self.layers)
+        weight = np.zeros((size, size))
+        conflict = ~self.compatible()
+        alone = [self.group_price((i,), price) for i in range(size)]
+        for i in range(size):
+            for j in range(i):
+                if not conflict[i, j]:
+                    weight[i, j] = weight[j, i] = self.group_price((j, i), price) - alone[i] - alone[j]
+        return PairwiseProblem(weight, conflict=conflict, K=bases)
+
+    def medoid_problem(
+        self,
+        bases: int,
+        *,
+        rank_fraction: float = 0.5,
+        beta: float | None = None,
+        flat_energy: float = 0.05,
+        progress: bool = False,
+    ) -> MedoidProblem:
+        """The paper's form: `cost[ℓ, b]` is the high-curvature error of layer ℓ in the `both` basis of layer b.
+
+        Candidate b is the layer's own weighted SVD at `rank_fraction · min(m, n)`; coefficients are the best within the
+        trust region `β` (None: without). Layers of other shapes are forbidden (`inf`).
+        """
+        size = len(self.layers)
+        cost = np.full((size, size), np.inf)
+        bases_of = [medoid_basis(self.metrics[layer.name], medoid_rank(layer, rank_fraction)) for layer in self.layers]
+        A, G = self.curvature.A, self.curvature.G
+        for i in track(range(size), "pricing layers in every candidate basis", wanted=progress):
+            layer = self.layers[i]
+            eigen = eigen_metric(self.metrics[layer.name].weight, G[layer.name], A[layer.name], flat_energy)
+            for b in range(size):
+                if can_share((layer, self.layers[b]), "both"):
+                    cost[i, b] = fit(eigen, *bases_of[b], beta=beta).sharp_damage
+        return MedoidProblem(cost, K=bases)
+
+    def to_networkx(self, price: float) -> "nx.Graph[str]":
+        """Nodes carry shape, parameters and what they cost alone; edges what a pair costs and saves at this price."""
+        problem = self.pairwise_problem(price)
+        graph: nx.Graph[str] = nx.Graph(price=price, aggregate=self.aggregate, unit=self.curvature.unit)
+        for i, layer in enumerate(self.layers):
+            best = self.hull((i,))[self.hull((i,)).at(price)]
+            graph.add_node(
+                layer.name,
+                m=layer.m,
+                n=layer.n,
+                form=layer.form,
+                parameters=layer.parameters,
+                cost=self.group_price((i,), price),
+                kind=best.kind,
+                rank=best.rank or 0,
+                damage=best.damage,
+                energy=self.metrics[layer.name].energy,
+            )
+        for i in range(len(self.layers)):
+            for j in range(i):
+                if not problem.conflict[i, j]:
+                    hull = self.hull((j, i))
+                    best = hull[hull.at(price)]
+                    graph.add_edge(
+                        self.layers[j].name,
+                        self.layers[i].name,
+                        weight=float(problem.weight[i, j]),
+                        cost=self.group_price((j, i), price),
+                        kind=best.kind,
+                        rank=best.rank or 0,
+                        damage=best.damage,
+                    )
+        return graph
+
+    def write(self, path: str | Path, price: float) -> None:
+        """Write the graph as GraphML (`.graphml`) or node-link JSON (`.json`)."""
+        path, graph = Path(path), self.to_networkx(price)
+        if path.suffix == ".graphml":
+            write_atomically(path, lambda temporary: nx.write_graphml(graph, temporary))
+        elif path.suffix == ".json":
+            document: dict[str, Any] = nx.node_link_data(graph, edges="edges")
+            write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document, indent=1) + "\n"))
+        else:
+            raise ValueError(f"{path}: a cost graph is written as .graphml or .json")
+
+
+def medoid_rank(layer: Layer, rank_fraction: float) -> int:
+    """Rank of a candidate basis: at least 1, below both widths."""
+    smaller = min(layer.m, layer.n)
+    return min(max(1, round(rank_fraction * smaller)), smaller - 1)
+
+
+def medoid_basis(member: Metric, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A layer's own best basis of kind `both`: `U` (m × r), `V` (n × r) of its weighted SVD, orthonormal columns."""
+    left, _, right = torch.linalg.svd(member.whitened, full_matrices=False)
+    U = torch.linalg.solve(member.root_out, left[:, :rank])
+    V = torch.linalg.solve(member.root_in, right[:rank].T)
+    return torch.linalg.qr(U)[0], torch.linalg.qr(V)[0]
+
+
+def price(
+    model: torch.nn.Module,
+    curvature: Curvature,
+    *,
+    kinds: Sequence[FactoredKind] = KINDS,
+    aggregate: float = 1.0,
+    progress: bool = False,
+) -> CostGraph:
+    """The cost graph of a model under a curvature: every class of its layers can be priced from here on.
+
+    Raises `ValueError` for weights that are not finite and for layers whose shape is not the measured one.
+    """
+    unknown = set(kinds) - set(KINDS)
+    if unknown or not kinds:
+        raise ValueError(f"basis kinds are {', '.join(KINDS)}; got {', '.join(sorted(unknown)) or 'none'}")
+    if not aggregate > 0:
+        raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
+    metrics = {}
+    for layer in track(curvature.layers, "whitening layers", wanted=progress):
+        G, A = curvature.G[layer.name], curvature.A[layer.name]
+        weight = weight_of(model, layer)
+        metrics[layer.name] = metric(weight, G, A)
+    return CostGraph(
+        layers=tuple(curvature.layers),
+        curvature=curvature,
+        metrics=metrics,
+        fingerprint=fingerprint(model, curvature.layers),
+        kinds=tuple(kind for kind in KINDS if kind in kinds),
+        aggregate=aggregate,
+    )

@@ -1,0 +1,240 @@
+"""The main job, end to end: measure, price, plan, apply, save, load again, compare with the dense model."""
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from geocolor.atomic import refuse_occupied, replace_directory, write_atomically
+from geocolor.backend import count_parameters
+from geocolor.bases import FactoredKind
+from geocolor.carry_out import apply
+from geocolor.curvature import Curvature, measure
+from geocolor.evaluation import Evaluation, evaluate
+from geocolor.figures import draw_plan
+from geocolor.graph import KINDS, CostGraph, price
+from geocolor.layers import find_layers
+from geocolor.losses import Loss
+from geocolor.planning import plan
+from geocolor.plans import Plan, write_plan
+from geocolor.storage import load, save
+from geocolor.transformers_format import is_transformers_model
+
+Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked for; every field is an option of the command line."""
+
+    keep: float | None = None
+    bases: int | None = None
+    solver: str = "auto"
+    kinds: tuple[FactoredKind, ...] = KINDS
+    aggregate: float = 1.0
+    estimate: str = "kronecker"
+    damping: float = 1e-6
+    draws: int = 1
+    trust_region: float | None = None
+    flat_energy: float = 0.05
+    rank_fraction: float = 0.5
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    time_limit: float = 60.0
+    seed: int = 0
+
+
+@dataclass
+class Clock:
+    """Seconds by step."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model priced and planned, not yet changed."""
+
+    curvature: Curvature
+    graph: CostGraph
+    plan: Plan
+
+
+def prepare(
+    model: nn.Module,
+    calibration: Sequence[Any],
+    settings: Settings,
+    *,
+    loss: Loss | None = None,
+    clock: Clock,
+    progress: bool = False,
+) -> Prepared:
+    """Measure curvature, price the layers, search a plan."""
+    curvature, graph = priced(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+    with clock("plan"):
+        found = plan(
+            graph,
+            settings.keep,
+            settings.bases,
+            solver=settings.solver,
+            beta=settings.trust_region,
+            flat_energy=settings.flat_energy,
+            rank_fraction=settings.rank_fraction,
+            time_limit=settings.time_limit,
+            seed=settings.seed,
+            progress=progress,
+        )
+    return Prepared(curvature, graph, found)
+
+
+def priced(
+    model: nn.Module,
+    calibration: Sequence[Any],
+    settings: Settings,
+    *,
+    loss: Loss | None = None,
+    clock: Clock,
+    progress: bool = False,
+) -> tuple[Curvature, CostGraph]:
+    """Measure curvature and make the cost graph."""
+    layers = find_layers(model, settings.include, settings.exclude)
+    with clock("measure"):
+        curvature = measure(
+            model,
+            calibration,
+            loss,
+            layers=layers,
+            estimate=settings.estimate,
+            damping=settings.damping,
+            draws=settings.draws,
+            seed=settings.seed,
+            progress=progress,
+        )
+    with clock("price"):
+        graph = price(model, curvature, kinds=settings.kinds, aggregate=settings.aggregate, progress=progress)
+    return curvature, graph
+
+
+def compress_into(
+    out: Path,
+    model: nn.Module,
+    calibration: Sequence[Any],
+    test: Sequence[Any],
+    settings: Settings,
+    *,
+    tokenizer: Any = None,
+    loss: Loss | None = None,
+    save_dtype: torch.dtype | None = None,
+    bytes_per_unit: float | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> tuple[Report, nn.Module]:
+    """Do it all and report; `out` is the smaller model's folder, with `plan.json`, `plan.png` and `report.json` in it.
+
+    Everything said about the smaller model is measured on the one loaded again from disk. `save_dtype` is the dtype of
+    the saved weights (None: that of the model in memory).
+    """
+    out = Path(out)
+    refuse_occupied(out, overwrite)
+    clock = Clock()
+    prepared = prepare(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+    with clock("apply"):
+        smaller = apply(model, prepared.plan, prepared.curvature, progress=progress)
+        if save_dtype is not None:
+            smaller = smaller.to(save_dtype)
+    with clock("save"):
+        write_model(smaller, out, prepared.plan, tokenizer, overwrite=overwrite)
+    with clock("load"):
+        reference = next(model.parameters())
+        smaller = (
+            load(type(model) if is_transformers_model(model) else model, out)
+            .to(device=reference.device, dtype=reference.dtype)
+            .eval()
+        )
+    with clock("evaluate"):
+        dense = evaluate(model, test, loss, reference=model, bytes_per_unit=bytes_per_unit, progress=progress)
+        compressed = evaluate(smaller, test, loss, reference=model, bytes_per_unit=bytes_per_unit, progress=progress)
+    report = describe(prepared.plan, prepared.curvature, dense, compressed, model, smaller)
+    report["bytes_on_disk"] = weight_bytes(out)
+    report["seconds"] = {step: round(value, 3) for step, value in clock.seconds.items()}
+    report |= {"plan": str(out / "plan.json"), "model": str(out), "figure": str(out / "plan.png")}
+    write_report(report, out / "report.json")
+    return report, smaller
+
+
+def describe(
+    plan: Plan,
+    curvature: Curvature,
+    dense: Evaluation,
+    compressed: Evaluation,
+    dense_model: nn.Module,
+    smaller: nn.Module,
+) -> Report:
+    """The figures of a run. Parameters are counted on the live modules; those in scope are what `kept` speaks of."""
+    total_dense, total = count_parameters(dense_model), count_parameters(smaller)
+    in_scope = total - (total_dense - plan.parameters_dense)
+    report: Report = {
+        "kept": in_scope / plan.parameters_dense,
+        "keep": plan.keep,
+        "parameters_dense": plan.parameters_dense,
+        "parameters": in_scope,
+        "model_parameters_dense": total_dense,
+        "model_parameters": total,
+        "loss_unit": curvature.unit,
+        "loss_dense": dense.loss,
+        "loss": compressed.loss,
+        "damage_predicted": plan.predicted_damage,
+        "damage_measured": compressed.loss - dense.loss,
+        "bases": plan.basis_count,
+        "classes_shared": sum(len(cls.layers) > 1 for cls in plan.classes),
+        "solver": plan.solver,
+        "lower_bound": _finite(plan.lower_bound),
+        "gap": _finite(plan.gap),
+        "latency_seconds_dense": dense.latency_seconds,
+        "latency_seconds": compressed.latency_seconds,
+    }
+    for name in ("perplexity", "bits_per_byte", "accuracy"):
+        if getattr(dense, name) is not None:
+            report[f"{name}_dense"] = getattr(dense, name)
+            report[name] = getattr(compressed, name)
+    return report
+
+
+def write_model(smaller: nn.Module, out: Path, plan: Plan, tokenizer: Any = None, *, overwrite: bool = False) -> None:
+    """One folder, written whole or not at all: the model, its tokenizer, the plan and the plan's picture."""
+
+    def write(folder: Path) -> None:
+        save(smaller, folder, tokenizer=tokenizer)
+        write_plan(plan, folder / "plan.json")
+        draw_plan(plan, folder / "plan.png")
+
+    replace_directory(out, write, overwrite)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weight files in a saved model."""
+    return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+
+
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    text = json.dumps(report, indent=1, default=str) + "\n"
+    write_atomically(Path(path), lambda temporary: temporary.write_text(text))

@@ -1,0 +1,315 @@
+"""From a cost graph to a plan: find the price of a parameter that meets the budget, and the coloring at that price.
+
+A coloring is searched at a price `λ`; then, the coloring fixed, ranks are chosen again so that the budget is met, which
+gives the next `λ`. Weak duality turns a solver's bound at `λ` into one at the budget: for every plan with at most `N`
+parameters `Σ φ(D) ≥ min_α Σ f_λ − λN`.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+from geocolor.carry_out import factorize_class
+from geocolor.curvature import Curvature
+from geocolor.graph import CostGraph, medoid_rank
+from geocolor.plans import LayerShape, Plan, PlannedClass
+from geocolor.rate_distortion import Option
+from solvers import Coloring, Solution, Solver, solve
+
+Group = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Classes with the option chosen for each; `damage` is the aggregate `Σ φ(D)`, `price` the `λ` it was found at."""
+
+    groups: tuple[Group, ...]
+    options: tuple[Option, ...]
+    price: float
+
+    @property
+    def parameters(self) -> int:
+        return sum(option.parameters for option in self.options)
+
+    @property
+    def damage(self) -> float:
+        return math.fsum(option.damage for option in self.options)
+
+
+def plan(
+    graph: CostGraph,
+    keep: float | None = None,
+    bases: int | None = None,
+    *,
+    solver: str | Solver = "auto",
+    beta: float | None = None,
+    flat_energy: float = 0.05,
+    rank_fraction: float = 0.5,
+    rounds: int = 4,
+    time_limit: float = 60.0,
+    seed: int = 0,
+    progress: bool = False,
+) -> Plan:
+    """Choose classes, kinds and ranks so that predicted damage is least within the budget.
+
+    `keep` is the fraction of the parameters in scope that may remain; `bases` the most colors that may own a basis.
+    With `keep` the rate–distortion price is searched, and the plan is never predicted worse than the best without
+    sharing. With `bases` alone it is the paper's form: at most that many layers lend their own basis, of rank
+    `rank_fraction · min(m, n)`, to the others. `beta` is the trust region's radius relative to the weight
+    (DESIGN §7). Raises `ValueError` for budgets that make no sense or cannot be met.
+    """
+    _check_budget(graph, keep, bases)
+    started = time.perf_counter()
+    solution: Solution | None
+    if keep is None:
+        assert bases is not None
+        classes, lent = _medoid_plan(graph, bases, rank_fraction, beta, flat_energy, solver, time_limit, seed, progress)
+        price, private, solution = 0.0, None, lent
+        objective, lower_bound = lent.cost, lent.lower_bound
+    else:
+        budget = math.floor(keep * graph.parameters_dense)
+        alone = _without_sharing(graph, budget, bases)
+        best, solution, lower_bound = _search(graph, alone, budget, bases, solver, rounds, time_limit, seed)
+        classes = [_planned(graph, group, option) for group, option in zip(best.groups, best.options, strict=True)]
+        price, objective, private = best.price, best.damage, alone.damage if alone else None
+    if beta is not None:
+        classes = [_clipped(graph, cls, beta, flat_energy) for cls in classes]
+    return Plan(
+        fingerprint=graph.fingerprint,
+        layers={
+            layer.name: LayerShape(m=layer.m, n=layer.n, form=layer.form, geometry=layer.geometry)
+            for layer in graph.layers
+        },
+        classes=tuple(classes),
+        keep=keep,
+        bases=bases,
+        price=price,
+        aggregate=graph.aggregate,
+        trust_region=beta,
+        flat_energy=flat_energy if beta is not None or keep is None else None,
+        objective=objective,
+        objective_without_sharing=private,
+        lower_bound=lower_bound,
+        gap=_gap(objective, lower_bound),
+        solver=solution.solver if solution else "private",
+        solver_settings=_plain(solution.settings) if solution else {},
+        seconds=time.perf_counter() - started,
+        curvature=_measured(graph.curvature),
+    )
+
+
+def _check_budget(graph: CostGraph, keep: float | None, bases: int | None) -> None:
+    if keep is None and bases is None:
+        raise ValueError(
+            "a plan needs a budget: keep (fraction of the parameters in scope) and/or bases (their number)"
+        )
+    if keep is not None and not 0 < keep <= 1:
+        raise ValueError(f"keep is the fraction of parameters that remain, above 0 and at most 1; got {keep:g}")
+    if bases is not None and bases < 1:
+        raise ValueError(f"bases must be at least 1; got {bases}. To leave the model as it is, use keep=1")
+    if bases is not None and bases > len(graph.layers):
+        raise ValueError(
+            f"bases={bases} is more than the {len(graph.layers)} layers in scope: each could own one; ask for fewer"
+        )
+
+
+class UnreachableError(ValueError):
+    """A budget below what a coloring can be squeezed to."""
+
+
+def _without_sharing(graph: CostGraph, budget: int, bases: int | None) -> Allocation | None:
+    """The best plan in which no basis is shared; None where only sharing meets the budget with so few bases."""
+    try:
+        return allocate(graph, [(i,) for i in range(len(graph.layers))], budget, bases)
+    except UnreachableError:
+        return None
+
+
+def allocate(graph: CostGraph, groups: Sequence[Group], budget: int, bases: int | None = None) -> Allocation:
+    """Kinds and ranks for a fixed coloring: the least price that meets the budget (bisection), then the rest is spent.
+
+    Raises `ValueError` with the least size that can be reached where the budget is below it.
+    """
+    groups = [tuple(group) for group in groups]
+    free = _choose(graph, groups, 0.0, bases)
+    if free.parameters <= budget:
+        return free
+    high = 1e-30
+    chosen = _choose(graph, groups, high, bases)
+    while chosen.parameters > budget:
+        if high > 1e30:
+            least = chosen.parameters / graph.parameters_dense
+            with_bases = "" if bases is None else f" with {_bases(bases)}"
+            raise UnreachableError(
+                f"keep={budget / graph.parameters_dense:.4g} cannot be reached{with_bases}: "
+                f"the least found for these layers is {least:.4g}; raise keep{' or bases' if with_bases else ''}"
+            )
+        high *= 16
+        chosen = _choose(graph, groups, high, bases)
+    low = high / 16
+    while high / low > 1 + 1e-9:
+        middle = math.sqrt(low * high)
+        trial = _choose(graph, groups, middle, bases)
+        if trial.parameters <= budget:
+            high, chosen = middle, trial
+        else:
+            low = middle
+    return _spend_rest(graph, chosen, budget)
+
+
+def _choose(graph: CostGraph, groups: Sequence[Group], price: float, bases: int | None) -> Allocation:
+    """The cheapest option of every class at a price; past `bases` layers that gain least from a basis stay dense."""
+    hulls = [graph.hull(group) for group in groups]
+    chosen = [hull[hull.at(price)] for hull in hulls]
+    if bases is not None:
+        owners = [k for k, option in enumerate(chosen) if option.kind != "dense"]
+        if len(owners) > bases:
+            regret = []
+            for k in owners:
+                if len(groups[k]) == 1:
+                    parameters = graph.layers[groups[k][0]].parameters
+                    option = chosen[k]
+                    regret.append((price * (parameters - option.parameters) - option.damage, k, parameters))
+            for _, k, parameters in sorted(regret)[: len(owners) - bases]:
+                chosen[k] = Option("dense", None, None, parameters, 0.0)
+    return Allocation(tuple(groups), tuple(chosen), price)
+
+
+def _spend_rest(graph: CostGraph, allocation: Allocation, budget: int) -> Allocation:
+    """Raise ranks while parameters are left: each time the class whose damage falls most."""
+    chosen = list(allocation.options)
+    all_options = [
+        graph.options(group) if option.kind != "dense" else None
+        for group, option in zip(allocation.groups, chosen, strict=True)
+    ]
+    while True:
+        slack = budget - sum(option.parameters for option in chosen)
+        best, where = 0.0, None
+        for k, choices in enumerate(all_options):
+            if choices is None:
+                continue
+            index = int((choices.parameters <= chosen[k].parameters + slack).nonzero()[0][-1])
+            gain = chosen[k].damage - float(choices.damage[index])
+            if gain > best:
+                best, where = gain, (k, choices[index])
+        if where is None:
+            return Allocation(allocation.groups, tuple(chosen), allocation.price)
+        chosen[where[0]] = where[1]
+
+
+def _search(
+    graph: CostGraph,
+    alone: Allocation | None,
+    budget: int,
+    bases: int | None,
+    solver: str | Solver,
+    rounds: int,
+    time_limit: float,
+    seed: int,
+) -> tuple[Allocation, Solution | None, float]:
+    """Alternate coloring at a price and price at the budget until the coloring stands; the best allocation met."""
+    best, found, lower_bound = alone, None, -math.inf
+    seen: set[Coloring] = set()
+    if alone is not None:
+        price = alone.price
+        if price == 0.0:  # everything fits as it is
+            return alone, None, 0.0
+    else:  # so dear that the smallest coloring is the best one
+        energies = [graph.metrics[layer.name].energy ** graph.aggregate for layer in graph.layers]
+        price = 10 * math.fsum(energies)
+    for _ in range(rounds):
+        solution = solve(graph.group_problem(price, bases), solver, time_limit=time_limit, seed=seed)
+        lower_bound = max(lower_bound, solution.lower_bound - price * budget)
+        if solution.coloring is None or solution.coloring in seen:
+            break
+        seen.add(solution.coloring)
+        found = found or solution
+        candidate = allocate(graph, solution.coloring.classes(), budget, bases)
+        price = candidate.price
+        if best is None or candidate.damage < best.damage:
+            best, found = candidate, solution
+    if best is None:
+        raise UnreachableError(f"{found.message if found else 'no coloring was found'}; raise keep or bases")
+    return best, found, max(lower_bound, 0.0)
+
+
+def _planned(graph: CostGraph, group: Group, option: Option) -> PlannedClass:
+    return PlannedClass(
+        kind=option.kind,
+        layers=tuple(graph.layers[i].name for i in group),
+        rank=option.rank,
+        right_rank=option.right_rank,
+        parameters=option.parameters,
+        damage=graph.damage(group, option),
+    )
+
+
+def _medoid_plan(
+    graph: CostGraph,
+    bases: int,
+    rank_fraction: float,
+    beta: float | None,
+    flat_energy: float,
+    solver: str | Solver,
+    time_limit: float,
+    seed: int,
+    progress: bool,
+) -> tuple[list[PlannedClass], Solution]:
+    if not 0 < rank_fraction < 1:
+        raise ValueError(f"rank_fraction is between 0 and 1, both excluded; got {rank_fraction}")
+    problem = graph.medoid_problem(
+        bases, rank_fraction=rank_fraction, beta=beta, flat_energy=flat_energy, progress=progress
+    )
+    solution = solve(problem, solver, time_limit=time_limit, seed=seed)
+    if solution.coloring is None:
+        shapes = len({(layer.in_side, layer.out_side) for layer in graph.layers})
+        raise ValueError(
+            f"{_bases(bases)} cannot serve layers of {shapes} different shapes: ask for at least {shapes}, "
+            "leave layers out with exclude, or give keep as well, which may leave layers dense"
+        )
+    classes = []
+    for group, medoid in zip(solution.coloring.classes(), solution.representatives, strict=True):
+        layer = graph.layers[medoid]
+        rank = medoid_rank(layer, rank_fraction)
+        names = tuple(graph.layers[i].name for i in group)
+        draft = PlannedClass(
+            kind="both",
+            layers=names,
+            rank=rank,
+            right_rank=rank,
+            medoid=layer.name,
+            parameters=(layer.m + layer.n) * rank + len(names) * rank * rank,
+            damage=dict.fromkeys(names, 0.0),
+        )
+        classes.append(_clipped(graph, draft, beta, flat_energy))
+    return classes, solution
+
+
+def _clipped(graph: CostGraph, cls: PlannedClass, beta: float | None, flat_energy: float) -> PlannedClass:
+    """The class with the damage of its coefficients as they will be fitted under the trust region."""
+    if cls.kind == "dense":
+        return cls
+    _, fits = factorize_class(cls, graph.metrics, graph.curvature, beta, flat_energy)
+    return cls.model_copy(update={"damage": {name: fit.damage for name, fit in fits.items()}})
+
+
+def _gap(cost: float, bound: float) -> float:
+    if not math.isfinite(bound):
+        return math.inf
+    return max(0.0, cost - bound) / max(abs(cost), 1e-300) if cost > bound else 0.0
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
+    return {key: value for key, value in values.items() if isinstance(value, (str, int, float, bool, type(None)))}
+
+
+def _measured(curvature: Curvature) -> dict[str, Any]:
+    names = ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed")
+    return {name: getattr(curvature, name) for name in names}
+
+
+def _bases(count: int) -> str:
+    return "1 basis" if count == 1 else f"{count} bases"

@@ -1,0 +1,250 @@
+"""A plan: which layers share which basis at which rank, as data. `plan.json` is its file."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
+from pydantic.functional_validators import BeforeValidator
+
+from geocolor.atomic import write_atomically
+from geocolor.layers import Layer, weight_of
+from solvers import Coloring
+
+FORMAT_VERSION = 1
+
+Kind = Literal["dense", "in", "out", "both"]
+
+#: JSON has no infinity: written as text, read back as a float.
+Bound = Annotated[
+    float,
+    PlainSerializer(lambda x: x if math.isfinite(x) else str(x), when_used="json"),
+    BeforeValidator(lambda x: float(x) if isinstance(x, str) else x),
+]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LayerShape(_Frozen):
+    """What the backend must know of a layer to rebuild it: `W` is `m × n`."""
+
+    m: int = Field(gt=0)
+    n: int = Field(gt=0)
+    form: Literal["linear", "conv1d", "conv2d"]
+    geometry: tuple[int, ...] = ()
+
+
+class Fingerprint(_Frozen):
+    """Tells the model a plan was made for from every other: SHA-256 over names, shapes and weights in scope."""
+
+    sha256: str
+    dtype: str
+
+
+class PlannedClass(_Frozen):
+    """One color: the layers that share a basis, its kind and rank.
+
+    `rank` is `r` (for `both` the left rank), `right_rank` is `r'` of `both`. `medoid` names the layer whose own basis
+    the class takes; without it the basis is the class's own eigenproblem. `damage` is the predicted `ΔJ` by layer.
+    """
+
+    kind: Kind
+    layers: tuple[str, ...] = Field(min_length=1)
+    rank: int | None = Field(default=None, ge=1)
+    right_rank: int | None = Field(default=None, ge=1)
+    medoid: str | None = None
+    parameters: int = Field(ge=0)
+    damage: dict[str, float]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PlannedClass":
+        first = self.layers[0]
+        if self.kind == "dense" and (len(self.layers) > 1 or self.rank is not None):
+            raise ValueError(f"class of {first!r}: a dense class holds one layer and has no rank")
+        if self.kind != "dense" and self.rank is None:
+            raise ValueError(f"class of {first!r}: kind {self.kind!r} needs a rank")
+        if (self.right_rank is not None) != (self.kind == "both"):
+            raise ValueError(f"class of {first!r}: right_rank belongs to kind 'both' and to it alone")
+        if set(self.damage) != set(self.layers):
+            raise ValueError(f"class of {first!r}: damage names other layers than the class")
+        return self
+
+
+class Plan(_Frozen):
+    """A coloring with kinds and ranks, what it is predicted to cost, and for which model it was made.
+
+    `price` is `λ`, the price of one parameter in units of the loss (to the power `aggregate`), under which the
+    coloring was searched; `objective` the aggregate `Σ_ℓ D_ℓ^p` that was minimised, `lower_bound` a proven bound on it
+    over all colorings at this budget, `gap` = (objective − lower_bound) / |objective|.
+    """
+
+    format_version: Literal[1] = 1
+    fingerprint: Fingerprint
+    layers: dict[str, LayerShape]
+    classes: tuple[PlannedClass, ...]
+    keep: float | None = Field(default=None, gt=0, le=1)
+    bases: int | None = Field(default=None, ge=1)
+    price: float = Field(ge=0)
+    aggregate: float = Field(default=1.0, gt=0)
+    trust_region: float | None = Field(default=None, gt=0)
+    flat_energy: float | None = Field(default=None, gt=0, lt=1)
+    objective: float
+    objective_without_sharing: float | None = None
+    lower_bound: Bound = -math.inf
+    gap: Bound = math.inf
+    solver: str
+    solver_settings: dict[str, Any] = Field(default_factory=dict)
+    seconds: float = Field(default=0.0, ge=0)
+    curvature: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _partition(self) -> "Plan":
+        planned = [name for cls in self.classes for name in cls.layers]
+        twice = {name for name in planned if planned.count(name) > 1} if len(set(planned)) < len(planned) else set()
+        if twice:
+            raise ValueError(f"layer {sorted(twice)[0]!r} is in two classes")
+        missing, unknown = set(self.layers) - set(planned), set(planned) - set(self.layers)
+        if missing:
+            raise ValueError(f"layer {sorted(missing)[0]!r} is in no class")
+        if unknown:
+            raise ValueError(f"layer {sorted(unknown)[0]!r} has a class but no shape under 'layers'")
+        for cls in self.classes:
+            _check_sides(cls, self.layers)
+            stated, counted = cls.parameters, class_parameters(cls, self.layers)
+            if stated != counted:
+                raise ValueError(f"class of {cls.layers[0]!r} states {stated} parameters, its ranks make {counted}")
+        return self
+
+    @property
+    def parameters(self) -> int:
+        return sum(cls.parameters for cls in self.classes)
+
+    @property
+    def parameters_dense(self) -> int:
+        return sum(shape.m * shape.n for shape in self.layers.values())
+
+    @property
+    def kept(self) -> float:
+        """Fraction of the parameters in scope that remain."""
+        return self.parameters / self.parameters_dense
+
+    @property
+    def predicted_damage(self) -> float:
+        """`Σ_ℓ D_ℓ` in units of the loss."""
+        return math.fsum(damage for cls in self.classes for damage in cls.damage.values())
+
+    @property
+    def basis_count(self) -> int:
+        """Colors that own a basis; a dense layer owns none."""
+        return sum(cls.kind != "dense" for cls in self.classes)
+
+    def class_of(self, name: str) -> PlannedClass:
+        return next(cls for cls in self.classes if name in cls.layers)
+
+    def coloring(self) -> Coloring:
+        """Colors in the order of `layers`."""
+        color = {name: index for index, cls in enumerate(self.classes) for name in cls.layers}
+        return Coloring(color[name] for name in self.layers)
+
+    def check(self, model: torch.nn.Module) -> None:
+        """Raise `ValueError` where the plan was made for another model."""
+        modules = dict(model.named_modules())
+        for name, shape in self.layers.items():
+            if name not in modules:
+                raise ValueError(
+                    f"the plan was made for another model: this one has no layer {name!r}; plan this model anew"
+                )
+            weight_of(model, Layer(name=name, **shape.model_dump()))
+        if fingerprint(model, self.shareable_layers()).sha256 != self.fingerprint.sha256:
+            raise ValueError(
+                "the plan was made for other weights: names and shapes agree, the hash of the weights does not "
+                "(trained further, or another dtype?); plan this model anew"
+            )
+
+    def shareable_layers(self) -> tuple[Layer, ...]:
+        return tuple(Layer(name=name, **shape.model_dump()) for name, shape in self.layers.items())
+
+
+def class_parameters(cls: PlannedClass, layers: dict[str, LayerShape]) -> int:
+    """Parameters of a class (DESIGN §4): `mn` dense, `nr + Σ m_ℓ r` in, `mr + Σ n_ℓ r` out, `mr + nr' + g·rr'` both."""
+    shapes = [layers[name] for name in cls.layers]
+    r, s = cls.rank or 0, cls.right_rank or 0
+    if cls.kind == "dense":
+        return shapes[0].m * shapes[0].n
+    if cls.kind == "in":
+        return r * (shapes[0].n + sum(shape.m for shape in shapes))
+    if cls.kind == "out":
+        return r * (shapes[0].m + sum(shape.n for shape in shapes))
+    return shapes[0].m * r + shapes[0].n * s + len(shapes) * r * s
+
+
+def _check_sides(cls: PlannedClass, layers: dict[str, LayerShape]) -> None:
+    shapes = {name: Layer(name=name, **layers[name].model_dump()) for name in cls.layers}
+    first = next(iter(shapes.values()))
+    for layer in shapes.values():
+        if cls.kind in ("in", "both") and layer.in_side != first.in_side:
+            raise ValueError(
+                f"layers {first.name!r} and {layer.name!r} cannot share an input basis: their inputs differ"
+            )
+        if cls.kind in ("out", "both") and layer.out_side != first.out_side:
+            raise ValueError(f"layers {first.name!r} and {layer.name!r} cannot share an output basis: outputs differ")
+    limit = {"in": first.n, "out": first.m, "both": first.m, "dense": None}[cls.kind]
+    if limit is not None and cls.rank is not None and cls.rank >= limit:
+        raise ValueError(f"class of {first.name!r}: rank {cls.rank} must be below the width {limit} of its basis")
+    if cls.right_rank is not None and cls.right_rank >= first.n:
+        raise ValueError(f"class of {first.name!r}: right rank {cls.right_rank} must be below the width {first.n}")
+
+
+def fingerprint(model: torch.nn.Module, layers: Iterable[Layer]) -> Fingerprint:
+    """SHA-256 over name, shape and float32 bytes of every layer in scope, and the dtype they are held in."""
+    digest = hashlib.sha256()
+    dtypes = set()
+    for layer in layers:
+        parameter = model.get_submodule(layer.name).weight
+        assert isinstance(parameter, torch.Tensor)
+        dtypes.add(str(parameter.dtype).removeprefix("torch."))
+        digest.update(f"{layer.name} {layer.m}x{layer.n}\n".encode())
+        digest.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return Fingerprint(sha256=digest.hexdigest(), dtype=",".join(sorted(dtypes)))
+
+
+def write_plan(plan: Plan, path: str | Path) -> None:
+    """Write `plan.json`; the old file stays until the new one is whole."""
+    text = plan.model_dump_json(indent=1)
+    write_atomically(Path(path), lambda temporary: temporary.write_text(text + "\n"))
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read `plan.json`. Raises `ValueError` saying what is wrong: truncated, edited by hand, another version."""
+    path = Path(path)
+    try:
+        document = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no plan at {path}: `geocolor plan` writes one") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not whole JSON ({error}): truncated? Write the plan again") from error
+    return parse_plan(document, str(path))
+
+
+def parse_plan(document: Any, source: str) -> Plan:
+    """A plan from decoded JSON; `source` names it in errors."""
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{source}: plan format {version!r} is not one this geocolor reads ({FORMAT_VERSION}); "
+            "write the plan again, or install the geocolor that wrote it"
+        )
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the plan"
+        raise ValueError(
+            f"{source}: {where}: {first['msg']} ({error.error_count()} errors); edited by hand? Write the plan again"
+        ) from error

@@ -1,0 +1,68 @@
+"""Partition items into classes at the least cost: medoids, pair weights, or any set function.
+
+One entry point, ``solve(problem, solver) -> Solution``; three kinds of problem; a solver is a frozen dataclass of
+settings. Each solution carries a lower bound and is priced by the problem itself, never by the solver that found it.
+
+>>> import solvers
+>>> problem = solvers.MedoidProblem([[0, 4, 9], [3, 0, 8], [9, 7, 0]], K=2)
+>>> solution = solvers.solve(problem, "exhaustive")
+>>> solution.coloring, solution.cost, solution.representatives, solution.status
+(Coloring([0, 0, 1]), 3.0, (0, 2), 'optimal')
+
+To add a solver, derive from ``Solver``, pass it to ``solve``, and test it with ``solvers.testing.check_solver``.
+"""
+
+from solvers.auto import Auto
+from solvers.bounds import Bound, lagrangian_bound, quick_bound, strong_bound
+from solvers.coloring import Coloring
+from solvers.cp_sat import CpSat
+from solvers.exhaustive import Exhaustive
+from solvers.greedy import Greedy
+from solvers.group import GroupProblem
+from solvers.habits import Adjacent, OneColor, Private, Random
+from solvers.local_search import LocalSearch
+from solvers.medoid import MedoidProblem
+from solvers.pairwise import PairwiseProblem
+from solvers.problem import Problem
+from solvers.registry import SOLVERS, find_solver, solver_names
+from solvers.search import Search
+from solvers.solution import OPTIMALITY_GAP, Solution, relative_gap
+from solvers.solve import solve
+from solvers.solver import Solver
+from solvers.spectral import Spectral
+from solvers.symmetric_cp_sat import SymmetricCpSat
+from solvers.symmetry import Automorphisms, automorphisms
+
+__all__ = [
+    "OPTIMALITY_GAP",
+    "SOLVERS",
+    "Adjacent",
+    "Auto",
+    "Automorphisms",
+    "Bound",
+    "Coloring",
+    "CpSat",
+    "Exhaustive",
+    "Greedy",
+    "GroupProblem",
+    "LocalSearch",
+    "MedoidProblem",
+    "OneColor",
+    "PairwiseProblem",
+    "Private",
+    "Problem",
+    "Random",
+    "Search",
+    "Solution",
+    "Solver",
+    "Spectral",
+    "SymmetricCpSat",
+    "automorphisms",
+    "find_solver",
+    "lagrangian_bound",
+    "quick_bound",
+    "relative_gap",
+    "solve",
+    "solver_names",
+    "strong_bound",
+]

@@ -1,0 +1,50 @@
+"""Which solver to use when nobody says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from solvers.cp_sat import CpSat
+from solvers.exhaustive import Exhaustive
+from solvers.group import GroupProblem
+from solvers.local_search import LocalSearch
+from solvers.medoid import MedoidProblem
+from solvers.pairwise import PairwiseProblem
+from solvers.problem import Problem
+from solvers.search import Search
+from solvers.solver import Solver
+
+EXACT_GROUP_ITEMS = 10
+EXACT_MEDOID_ENTRIES = 20_000
+EXACT_PAIRWISE_ITEMS = 40
+
+
+@dataclass(frozen=True)
+class Auto(Solver):
+    """Picks by the kind and size of the problem, and says what it picked."""
+
+    name: ClassVar[str] = "auto"
+    problems: ClassVar[tuple[type, ...]] = (MedoidProblem, PairwiseProblem, GroupProblem)
+    exact: ClassVar[bool] = True
+
+    def run(self, problem: Problem, search: Search) -> None:
+        choose(problem)[0].run(problem, search)
+
+
+def choose(problem: Problem) -> tuple[Solver, str]:
+    """The solver for this problem, and why."""
+    if isinstance(problem, GroupProblem):
+        if problem.size <= EXACT_GROUP_ITEMS:
+            return Exhaustive(), f"{problem.size} items are few enough to walk through every partition"
+        return LocalSearch(), f"{problem.size} items of a set function, more than {EXACT_GROUP_ITEMS}"
+    if isinstance(problem, MedoidProblem):
+        entries = int(np.isfinite(problem.cost_matrix).sum())
+        if entries <= EXACT_MEDOID_ENTRIES:
+            return CpSat(), f"{entries} allowed pairs of item and candidate can be settled exactly"
+        return LocalSearch(), f"{entries} allowed pairs of item and candidate, more than {EXACT_MEDOID_ENTRIES}"
+    if problem.size <= EXACT_PAIRWISE_ITEMS:
+        return CpSat(), f"{problem.size} items can often be settled exactly"
+    return LocalSearch(), f"{problem.size} items, more than {EXACT_PAIRWISE_ITEMS}"

@@ -1,0 +1,56 @@
+"""The one list of solvers."""
+
+from __future__ import annotations
+
+import difflib
+
+from solvers.auto import Auto
+from solvers.cp_sat import CpSat
+from solvers.exhaustive import Exhaustive
+from solvers.greedy import Greedy
+from solvers.habits import Adjacent, OneColor, Private, Random
+from solvers.local_search import LocalSearch
+from solvers.problem import Problem
+from solvers.solver import Solver
+from solvers.spectral import Spectral
+from solvers.symmetric_cp_sat import SymmetricCpSat
+
+SOLVERS: tuple[type[Solver], ...] = (
+    Auto,
+    Exhaustive,
+    CpSat,
+    SymmetricCpSat,
+    LocalSearch,
+    Greedy,
+    Spectral,
+    Adjacent,
+    OneColor,
+    Private,
+    Random,
+)
+
+
+def solver_names(problem: Problem | None = None) -> tuple[str, ...]:
+    """The names ``solve`` knows, all of them or those that support this problem with their default settings."""
+    return tuple(kind.name for kind in SOLVERS if problem is None or kind().supports(problem))
+
+
+def find_solver(solver: str | Solver) -> Solver:
+    """The solver of that name with its default settings; a solver object is returned as it is.
+
+    Raises:
+        ValueError: for a name that is not known; the sentence lists those that are.
+        TypeError: for anything else, such as a solver's class.
+    """
+    if isinstance(solver, Solver):
+        return solver
+    if isinstance(solver, type) and issubclass(solver, Solver):
+        raise TypeError(f"pass a solver object, {solver.__name__}(), or the name {solver.name!r}, not the class")
+    if not isinstance(solver, str):
+        raise TypeError(f"a solver is a name or a Solver object, got {solver!r}")
+    for kind in SOLVERS:
+        if kind.name == solver:
+            return kind()
+    close = difflib.get_close_matches(solver, solver_names(), n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise ValueError(f"there is no solver {solver!r}; {hint}the solvers are {', '.join(solver_names())}")
