@@ -150,7 +150,7 @@ def _short(kinds: Sequence[Kind]) -> list[str]:
     short = []
     for parts in full:
         starts = [i for i in range(len(parts)) if ends[parts[i:]] == 1]
-        named = [i for i in starts if not parts[i].isdecimal()]
+        named = [i for i in starts if not parts[i].isdecimal() and parts[i] != "*"]
         short.append(".".join(parts[max(named or starts or [0]) :]))
     return short
 

@@ -106,14 +106,14 @@ class CpSat(Solver):
         status = solver.solve(built.model, _watcher(built, search))
         if status == cp_model.MODEL_INVALID:
             raise RuntimeError(f"CP-SAT refuses the model: {built.model.validate()}")
-        if status in (cp_model.UNKNOWN, cp_model.FEASIBLE):
-            search.cut_short = True
-        if not built.complete:
-            return
-        if status == cp_model.INFEASIBLE:
+        stopped = status in (cp_model.UNKNOWN, cp_model.FEASIBLE)
+        if built.complete and status == cp_model.INFEASIBLE:
             search.prove(math.inf)
-        elif status != cp_model.UNKNOWN or math.isfinite(solver.best_objective_bound):
+        elif built.complete and math.isfinite(solver.best_objective_bound):
             search.prove(built.bound(solver.best_objective_bound))
+        if stopped and not self.deterministic and search.remaining() > max(0.2, 0.05 * search.time_limit):
+            raise KeyboardInterrupt  # with time left, only Ctrl-C stops CP-SAT, which swallows the signal
+        search.cut_short |= stopped
 
 
 def _watcher(built: Built, search: Search) -> cp_model.CpSolverSolutionCallback:

@@ -34,9 +34,10 @@ class Exhaustive(Solver):
     largest: ClassVar[int] = 12
 
     def refusal(self, problem: Problem) -> str:
-        if problem.size > self.largest:
+        why = super().refusal(problem)
+        if not why and problem.size > self.largest:
             return f"it walks through all partitions and refuses more than {self.largest} items, not {problem.size}"
-        return super().refusal(problem)
+        return why
 
     def run(self, problem: Problem, search: Search) -> None:
         if isinstance(problem, GroupProblem):

@@ -40,9 +40,10 @@ class Adjacent(Solver):
             raise ValueError(f"run_length must be 1 or more, got {self.run_length}")
 
     def refusal(self, problem: Problem) -> str:
-        if self.kinds is not None and len(self.kinds) != problem.size:
+        why = super().refusal(problem)
+        if not why and self.kinds is not None and len(self.kinds) != problem.size:
             return f"its kinds name {len(self.kinds)} items, but the problem has {problem.size}"
-        return super().refusal(problem)
+        return why
 
     def run(self, problem: Problem, search: Search) -> None:
         queues: dict[Hashable, list[int]] = {}

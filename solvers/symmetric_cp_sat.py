@@ -43,10 +43,13 @@ class SymmetricCpSat(CpSat):
     largest_graph: ClassVar[int] = 1_000
 
     def refusal(self, problem: Problem) -> str:
+        why = super().refusal(problem)
+        if why:
+            return why
         vertices = problem.size + (problem.candidates if isinstance(problem, MedoidProblem) else 0)
-        if isinstance(problem, self.problems) and vertices > self.largest_graph:
+        if vertices > self.largest_graph:
             return f"it looks for symmetries among up to {self.largest_graph:,} items and candidates, not {vertices:,}"
-        return super().refusal(problem)
+        return ""
 
     def build(self, problem: Problem, search: Search) -> Built | None:
         assert isinstance(problem, (MedoidProblem, PairwiseProblem))

@@ -324,6 +324,10 @@ def test_nothing_is_reused_in_inference_mode_where_changes_cannot_be_seen(attent
         torch.testing.assert_close(attention.k(x), nn.functional.linear(x, attention.k.weight))
         assert count() == 2
         inference_tensor = x
+    ordinary = torch.randn(3, D)
+    with torch.inference_mode(), counted_evaluations(attention.q.right) as count:
+        assert_right(attention, ordinary)
+        assert count() == 3
     with torch.no_grad(), counted_evaluations(attention.q.right) as count:
         run_qkv(attention, inference_tensor)
         assert count() == 3
@@ -410,7 +414,9 @@ def test_another_dtype_is_seen(attention: nn.Module) -> None:
     x = torch.randn(3, D)
     with torch.no_grad():
         attention.q(x)
-        attention.half().float()
+        attention.half()
+        assert attention.q.right._memo.held is None, "the new weight may come to lie at the old address"
+        attention.float()
         torch.testing.assert_close(attention.k(x), nn.functional.linear(x, attention.k.weight))
         attention.q(x)
         with torch.autocast("cpu", torch.bfloat16):

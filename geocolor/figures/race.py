@@ -14,6 +14,8 @@ from geocolor.figures.sheet import (
     INK,
     QUIET_INK,
     RULE,
+    SERIES_COLORS,
+    SERIES_MARKERS,
     TEXT,
     Sheet,
     check_suffix,
@@ -30,8 +32,6 @@ PANEL_HEIGHT = 2.9
 GUTTER = 0.75
 #: Percent below which the scale of the cost is linear.
 LINEAR_BELOW = 0.1
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#1a1a1a")
-MARKERS = "osD^vPX*<>hp"
 
 
 def draw_race(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -43,7 +43,7 @@ def draw_race(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     """
     path = Path(path)
     check_suffix(path)
-    write_figure(_race_sheet(entries(rows)).figure, path)
+    write_figure(race_figure(rows).figure, path)
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,18 @@ class _Lane:
     shift: float
 
 
-def _race_sheet(runs: Sequence[Entry]) -> Sheet:
+def race_figure(rows: Sequence[Mapping[str, Any]]) -> Sheet:
+    """The sheet of `draw_race`, not yet written."""
+    runs = entries(rows)
     budgets = sorted({run.K for run in runs})
     solvers = list(dict.fromkeys(run.solver for run in runs))
     lanes = [
-        _Lane(solver, COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)], 0.8 * ((i + 0.5) / len(solvers) - 0.5))
+        _Lane(
+            solver,
+            SERIES_COLORS[i % len(SERIES_COLORS)],
+            SERIES_MARKERS[i % len(SERIES_MARKERS)],
+            0.8 * ((i + 0.5) / len(solvers) - 0.5),
+        )
         for i, solver in enumerate(solvers)
     ]
     key_width = 0.35 + max(text_width(solver, TEXT + 1) for solver in [*solvers, "× no coloring"])

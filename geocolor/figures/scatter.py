@@ -12,6 +12,8 @@ from geocolor.figures.sheet import (
     INK,
     QUIET_INK,
     RULE,
+    SERIES_COLORS,
+    SERIES_MARKERS,
     SMALL,
     TEXT,
     Sheet,
@@ -27,8 +29,6 @@ MARGIN = 0.3
 SIDE = 4.6
 GUTTER = 0.8
 BAND_WIDTH = 0.25
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#1a1a1a")
-MARKERS = "osD^vPX*<>hp"
 
 
 def draw_scatter(points: Sequence[Mapping[str, Any]], path: str | Path, unit: str = "units of the loss") -> None:
@@ -40,10 +40,11 @@ def draw_scatter(points: Sequence[Mapping[str, Any]], path: str | Path, unit: st
     """
     path = Path(path)
     check_suffix(path)
-    write_figure(_scatter_sheet(points, unit).figure, path)
+    write_figure(scatter_figure(points, unit).figure, path)
 
 
-def _scatter_sheet(points: Sequence[Mapping[str, Any]], unit: str) -> Sheet:
+def scatter_figure(points: Sequence[Mapping[str, Any]], unit: str) -> Sheet:
+    """The sheet of `draw_scatter`, not yet written."""
     drawn = [point for point in points if _positive(point["predicted"]) and _positive(point["measured"])]
     if not drawn:
         raise ValueError(
@@ -89,8 +90,8 @@ def _draw_points(axes: Axes, points: Sequence[Mapping[str, Any]], series: list[s
             [point["predicted"] for point in own],
             [point["measured"] for point in own],
             linestyle="none",
-            marker=MARKERS[index % len(MARKERS)],
-            color=COLORS[index % len(COLORS)],
+            marker=SERIES_MARKERS[index % len(SERIES_MARKERS)],
+            color=SERIES_COLORS[index % len(SERIES_COLORS)],
             markersize=5,
             zorder=3,
         )
@@ -121,7 +122,10 @@ def _draw_key(sheet: Sheet, named: list[str], left: float, top: float) -> None:
     for index, name in enumerate(named):
         place = ([left + 0.1], [top + 0.085])
         sheet.surface.plot(
-            *place, marker=MARKERS[index % len(MARKERS)], color=COLORS[index % len(COLORS)], markersize=5
+            *place,
+            marker=SERIES_MARKERS[index % len(SERIES_MARKERS)],
+            color=SERIES_COLORS[index % len(SERIES_COLORS)],
+            markersize=5,
         )
         line(name)
     sheet.surface.plot([left, left + 0.2], [top + 0.085] * 2, color=QUIET_INK, linewidth=0.9)

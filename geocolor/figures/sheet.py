@@ -31,6 +31,8 @@ BAND = "#f4f4f4"
 PRIVATE = "#e3e3e3"
 PRIVATE_BAR = "#9a9a9a"
 KEPT = "#3c4650"
+SERIES_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#1a1a1a")
+SERIES_MARKERS = "osD^vPX*<>hp"
 
 _FORMATS = (".png", ".svg", ".pdf")
 
