@@ -22,10 +22,11 @@ from fnmatch import fnmatchcase
 
 import torch
 
+from geocolor.budget import allocate
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph
 from geocolor.layers import Layer
-from geocolor.planning import allocate, plan
+from geocolor.planning import plan
 from geocolor.plans import LayerShape, Plan, PlannedClass
 from geocolor.rate_distortion import Option
 

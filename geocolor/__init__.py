@@ -25,6 +25,7 @@ from geocolor.graph import CostGraph, price
 from geocolor.layers import Layer, find_layers
 from geocolor.planning import plan
 from geocolor.plans import Plan, PlannedClass, read_plan, write_plan
+from geocolor.probes import calibrate
 from geocolor.storage import export_dense, load, save
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "Plan",
     "PlannedClass",
     "apply",
+    "calibrate",
     "evaluate",
     "export_dense",
     "find_layers",

@@ -5,14 +5,16 @@ spans after whitening by the layer's *own* factors; orthonormal columns of `A^½
 basis) give the best coefficients of every rank at once, so the prices below are those of the factors finally installed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 FactoredKind = Literal["in", "out", "both"]
+Side = Literal["in", "out"]
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,13 @@ class Factors:
         return product if self.right is None else product @ self.right.T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Metric:
-    """One layer in its own curvature: the weight and the square roots of its Kronecker factors, float64."""
+    """One layer in its own curvature: the weight and the square roots of its Kronecker factors, float64.
+
+    What pricing needs over and over is computed when first asked for and kept. Everything is written for the input
+    side; the output side is that of the `mirror`.
+    """
 
     weight: Tensor  # m × n
     root_out: Tensor  # G^½, m × m
@@ -50,6 +56,45 @@ class Metric:
     def energy(self) -> float:
         """`½‖W̃‖²`: predicted damage of removing the layer."""
         return 0.5 * float(self.whitened.square().sum())
+
+    @cached_property
+    def mirror(self) -> "Metric":
+        """The same layer with input and output exchanged."""
+        return Metric(self.weight.T, self.root_in, self.root_out, self.whitened.T)
+
+    @cached_property
+    def half(self) -> Tensor:
+        """`G^½ W`, m × n."""
+        return self.root_out @ self.weight
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """`Wᵀ G W`, n × n."""
+        return self.half.T @ self.half
+
+    @cached_property
+    def A(self) -> Tensor:
+        """`A` as its root has it: small eigenvalues lifted."""
+        return self.root_in @ self.root_in
+
+    @cached_property
+    def spectrum(self) -> Tensor:
+        """Squared singular values of `W̃`, largest first."""
+        narrow = self.whitened if self.whitened.shape[0] <= self.whitened.shape[1] else self.whitened.T
+        values: Tensor = torch.linalg.eigvalsh(narrow @ narrow.T)
+        return values.flip(0).clamp(min=0)
+
+
+class Roots:
+    """Square roots, taken once of each tensor object: layers that read the same input hold the same `A`."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, matrix: Tensor) -> Tensor:
+        if id(matrix) not in self._known:
+            self._known[id(matrix)] = (matrix, square_root(matrix))  # held, so that the id stays its own
+        return self._known[id(matrix)][1]
 
 
 def square_root(matrix: Tensor, floor: float = 1e-12) -> Tensor:
@@ -68,65 +113,117 @@ def square_root(matrix: Tensor, floor: float = 1e-12) -> Tensor:
     return root
 
 
-def metric(weight: Tensor, G: Tensor, A: Tensor) -> Metric:
-    root_out, root_in = square_root(G), square_root(A)
+def metric(weight: Tensor, G: Tensor, A: Tensor, root: Callable[[Tensor], Tensor] = square_root) -> Metric:
+    """A layer in the curvature `G ⊗ A`; with `root=Roots()` layers of one input share the root of their `A`."""
+    root_out, root_in = root(G), root(A)
     return Metric(weight, root_out, root_in, root_out @ weight @ root_in)
 
 
-def class_basis(members: Sequence[Metric], side: Literal["in", "out"]) -> Tensor:
-    """Basis of a class on one side, columns by falling importance: n × n (`in`) or m × m (`out`).
+def class_basis(members: Sequence[Metric], side: Side, columns: int | None = None) -> Tensor:
+    """Basis of a class on one side, columns by falling importance: n × columns (`in`) or m × columns (`out`).
 
     `in`: eigenvectors of `Lᵀ (Σ Wᵀ G W) L`, `Ā = L Lᵀ` the class mean of `A`, mapped back by `L⁻ᵀ`; `out` is its
-    mirror. Columns are orthonormal under `Ā`, so leading columns span the best basis of every rank.
+    mirror. Columns are orthonormal under `Ā`, so leading columns span the best basis of every rank. `columns` is the
+    width by default.
     """
-    if side == "in":
-        roots = [member.root_in for member in members]
-        halves = [member.root_out @ member.weight for member in members]
-    else:
-        roots = [member.root_out for member in members]
-        halves = [(member.weight @ member.root_in).T for member in members]
-    root = roots[0] if len(members) == 1 else _factor(torch.stack([r @ r for r in roots]).mean(0))
-    whitened = torch.cat(halves) @ root
-    vectors = _eigenvectors(whitened.T @ whitened)
-    basis: Tensor = torch.linalg.solve(root.T, vectors)
+    turned = _turned(members, side)
+    if _common_root(turned):
+        root = turned[0].root_in
+        basis: Tensor = torch.linalg.solve(root, _directions(turned, root, columns))
+        return basis
+    root, failed = torch.linalg.cholesky_ex(torch.stack([member.A for member in turned]).mean(0))
+    if failed:
+        root = square_root(torch.stack([member.A for member in turned]).mean(0))
+        basis = torch.linalg.solve(root, _directions(turned, root, columns))
+        return basis
+    basis = torch.linalg.solve_triangular(root.T, _directions(turned, root, columns), upper=True)
     return basis
 
 
-def _factor(matrix: Tensor) -> Tensor:
-    """Some `L` with `L Lᵀ = matrix`: Cholesky, or the symmetric square root where that fails."""
-    factor, failed = torch.linalg.cholesky_ex(matrix)
-    found: Tensor = square_root(matrix) if failed else factor
-    return found
+def _turned(members: Sequence[Metric], side: Side) -> list[Metric]:
+    return list(members) if side == "in" else [member.mirror for member in members]
+
+
+def _common_root(turned: Sequence[Metric]) -> bool:
+    """Whether all layers have the very same `A`, as those that read one input do."""
+    return all(member.root_in is turned[0].root_in for member in turned)
+
+
+def _directions(turned: Sequence[Metric], root: Tensor, columns: int | None) -> Tensor:
+    """Leading eigenvectors of `Lᵀ (Σ Wᵀ G W) L`; from the row space alone where that is smaller and enough."""
+    n = len(root)
+    columns = n if columns is None else columns
+    rows = sum(len(member.weight) for member in turned)
+    if columns <= rows < n:
+        span, triangle = torch.linalg.qr((torch.cat([member.half for member in turned]) @ root).T)
+        return span @ _eigenvectors(triangle @ triangle.T)[:, :columns]
+    gram = turned[0].gram if len(turned) == 1 else torch.stack([member.gram for member in turned]).sum(0)
+    return _eigenvectors(root.T @ gram @ root)[:, :columns]
 
 
 def _eigenvectors(matrix: Tensor) -> Tensor:
     """Eigenvectors of a symmetric matrix, largest eigenvalue first."""
-    vectors: Tensor
     try:
-        vectors = torch.linalg.eigh(matrix)[1].flip(1)
+        vectors: Tensor = torch.linalg.eigh(matrix)[1].flip(1)
     except RuntimeError:  # no convergence
         vectors = torch.linalg.svd(matrix)[0]
     return vectors
 
 
-def one_sided_damage(member: Metric, basis: Tensor, side: Literal["in", "out"]) -> Tensor:
+def frames(members: Sequence[Metric], side: Side, columns: int) -> list[Tensor]:
+    """For every layer `A^½ Q`, `Q` the orthonormalised `A^½ B` of the class basis `B` (n × columns): see `captured`.
+
+    Where the layers read one input the basis is orthonormal for each of them, and nothing has to be solved.
+    """
+    turned = _turned(members, side)
+    if _common_root(turned):
+        root = turned[0].root_in
+        return [root @ _directions(turned, root, columns)] * len(turned)
+    basis = class_basis(members, side, columns)
+    return [_frame(member, basis) for member in turned]
+
+
+def _frame(member: Metric, basis: Tensor) -> Tensor:
+    """`A B R⁻¹` with `Bᵀ A B = Rᵀ R`: Gram–Schmidt of `A^½ B` by Cholesky, or by QR where that is ill-conditioned."""
+    image = member.A @ basis
+    triangle, failed = torch.linalg.cholesky_ex(basis.T @ image, upper=True)
+    pivots = triangle.diagonal()
+    if failed or (len(pivots) and float(pivots.min()) < 1e-7 * float(pivots.max())):
+        return member.root_in @ torch.linalg.qr(member.root_in @ basis)[0]
+    frame: Tensor = torch.linalg.solve_triangular(triangle, image, upper=True, left=False)
+    return frame
+
+
+def damage_alone(member: Metric) -> Tensor:
+    """Predicted damage of a layer at every rank `0 … min(m, n)` in the best basis of its own (Eckart–Young)."""
+    return _rest(member, member.spectrum)
+
+
+def damage_in_frame(member: Metric, frame: Tensor, side: Side) -> Tensor:
     """Predicted damage of a layer at every rank `0 … columns` of a one-sided basis, its best coefficients given."""
-    if side == "in":
-        q = torch.linalg.qr(member.root_in @ basis)[0]
-        captured = (member.whitened @ q).square().sum(0)
-    else:
-        q = torch.linalg.qr(member.root_out @ basis)[0]
-        captured = (q.T @ member.whitened).square().sum(1)
+    gram = (member if side == "in" else member.mirror).gram
+    return _rest(member, (frame * (gram @ frame)).sum(0))
+
+
+def damage_in_frames(member: Metric, left: Tensor, right: Tensor) -> Tensor:
+    """Predicted damage at every pair of ranks: `(columns of left + 1) × (columns of right + 1)`."""
+    core = (left.T @ member.weight @ right).square()
+    captured = torch.nn.functional.pad(core.cumsum(0).cumsum(1), (1, 0, 1, 0))
+    return captured.mul(-0.5).add(member.energy).clamp(min=0)
+
+
+def _rest(member: Metric, captured: Tensor) -> Tensor:
     return torch.cat([captured.new_zeros(1), captured.cumsum(0)]).mul(-0.5).add(member.energy).clamp(min=0)
 
 
+def one_sided_damage(member: Metric, basis: Tensor, side: Side) -> Tensor:
+    """`damage_in_frame` of any basis, n × columns (`in`) or m × columns (`out`)."""
+    return damage_in_frame(member, _frame(member if side == "in" else member.mirror, basis), side)
+
+
 def two_sided_damage(member: Metric, left: Tensor, right: Tensor) -> Tensor:
-    """Predicted damage at every pair of ranks: `(columns of left + 1) × (columns of right + 1)`."""
-    q_left = torch.linalg.qr(member.root_out @ left)[0]
-    q_right = torch.linalg.qr(member.root_in @ right)[0]
-    core = (q_left.T @ member.whitened @ q_right).square()
-    captured = torch.nn.functional.pad(core.cumsum(0).cumsum(1), (1, 0, 1, 0))
-    return captured.mul(-0.5).add(member.energy).clamp(min=0)
+    """`damage_in_frames` of any pair of bases, m × columns and n × columns."""
+    return damage_in_frames(member, _frame(member.mirror, left), _frame(member, right))
 
 
 def coefficients(member: Metric, left: Tensor | None, right: Tensor | None) -> Tensor:
@@ -145,8 +242,8 @@ def factorize(kind: FactoredKind, members: Mapping[str, Metric], rank: int, righ
     metrics = list(members.values())
     left = right = None
     if kind in ("out", "both"):
-        left = torch.linalg.qr(class_basis(metrics, "out")[:, :rank])[0]
+        left = torch.linalg.qr(class_basis(metrics, "out", rank))[0]
     if kind in ("in", "both"):
-        right = torch.linalg.qr(class_basis(metrics, "in")[:, : rank if kind == "in" else right_rank])[0]
+        right = torch.linalg.qr(class_basis(metrics, "in", rank if kind == "in" else right_rank))[0]
     fitted = {name: coefficients(member, left, right) for name, member in members.items()}
     return Factors(kind, tuple(members), fitted, left, right)

@@ -1,5 +1,6 @@
 """The command line: `geocolor demo | compress | plan | apply | evaluate | compare | show`."""
 
+import logging
 import os
 import sys
 import warnings
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
+import transformers.utils.logging
 import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
@@ -18,6 +20,10 @@ from geocolor import commands
 from geocolor.bases import FactoredKind
 from geocolor.graph import KINDS
 from geocolor.pipeline import Settings
+from geocolor.preflight import check_file
+
+DESCRIPTION = """Smaller models by graph coloring: layers of one color share a basis, and the coloring is found where
+the loss says that it costs least. `geocolor demo` shows it all on an embedded model."""
 
 Batches = Annotated[str, arg(metavar="FILE|MODULE:FUNCTION")]
 
@@ -58,10 +64,12 @@ class Source:
     """Use at most this many sequences or sentences for calibration (all when not given)."""
     estimate: str = "kronecker"
     """Curvature: kronecker, activation, diagonal or identity."""
-    damping: float = 1e-6
+    damping: float = 1e-3
     """Added to both Kronecker factors, relative to the mean of their diagonal."""
     draws: int = 1
     """Labels sampled per position."""
+    probes: int = 2
+    """Rounds of probes that set the scale of every layer's curvature; 0 for none."""
     include: tuple[str, ...] = ("*",)
     """Patterns of layer names in scope."""
     exclude: tuple[str, ...] = ()
@@ -83,6 +91,7 @@ def settings(budget: Budget, source: Source) -> Settings:
         estimate=source.estimate,
         damping=source.damping,
         draws=source.draws,
+        probes=source.probes,
         include=source.include,
         exclude=source.exclude,
         seed=source.seed,
@@ -122,6 +131,7 @@ class Compress:
     overwrite: bool = False
     """Replace what the output folder holds."""
     json: Path | None = None
+    """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
         return commands.compress(
@@ -153,7 +163,9 @@ class MakePlan:
     graph: Path | None = None
     """Also write the cost graph there, as .graphml or .json."""
     overwrite: bool = False
+    """Replace what the output folder holds."""
     json: Path | None = None
+    """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
         return commands.make_plan(
@@ -183,7 +195,9 @@ class Apply:
     curvature: Path | None = None
     """Curvature file; the one beside the plan when not given."""
     overwrite: bool = False
+    """Replace what the output folder holds."""
     json: Path | None = None
+    """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
         return commands.carry_out(console, self.model, self.plan, self.curvature, self.out, self.overwrite)
@@ -203,6 +217,7 @@ class Evaluate:
     batch_size: int = 8
     samples: int | None = None
     json: Path | None = None
+    """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
         return commands.evaluation(
@@ -232,6 +247,7 @@ class Compare:
     figure: Path | None = None
     """Draw the race there."""
     json: Path | None = None
+    """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
         budget = Budget(keep=self.keep, time_limit=self.time_limit)
@@ -259,6 +275,7 @@ class Show:
     out: Annotated[Path | None, arg(aliases=("-o",))] = None
     """Picture to write (.png, .svg or .pdf); beside the plan when not given."""
     json: Path | None = None
+    """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
         return commands.show(console, self.plan, self.out)
@@ -278,21 +295,37 @@ Command = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; a user's mistake becomes a sentence on standard error and exit status 2."""
     console, errors = Console(), Console(stderr=True)
-    warnings.showwarning = lambda message, *_args, **_kwargs: errors.print(
-        f"[yellow]warning:[/] {message}", markup=True
-    )
-    command: Any = tyro.cli(Command, prog="geocolor", description=__doc__, args=arguments)
-    try:
-        report = command.run(console)
-        if command.json is not None:
-            commands.write_report(report, command.json)
-    except KeyboardInterrupt:
-        errors.print("stopped; what was written before is whole, what was being written is gone")
-        sys.exit(130)
-    except (ValueError, OSError, ImportError) as error:
-        message = str(error) or type(error).__name__
-        errors.print(f"[red]error:[/] {_escape(message)}", soft_wrap=True)
-        sys.exit(2)
+    command: Any = tyro.cli(Command, prog="geocolor", description=DESCRIPTION, args=arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: errors.print(
+            f"[yellow]warning:[/] {_escape(str(message))}", soft_wrap=True
+        )
+        _silence_libraries()
+        try:
+            check_file(command.json)
+            report = command.run(console)
+            if command.json is not None:
+                commands.write_report(report, command.json)
+        except KeyboardInterrupt:
+            errors.print("stopped; what was written before is whole, what was being written is gone")
+            sys.exit(130)
+        except (ValueError, OSError, ImportError) as error:
+            errors.print(f"[red]error:[/] {_escape(_sentence(error))}", soft_wrap=True)
+            sys.exit(2)
+
+
+def _silence_libraries() -> None:
+    """Progress bars and notes of transformers and of the hub; what goes wrong comes as an exception."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+
+
+def _sentence(error: Exception) -> str:
+    """What the error says; for one of the operating system, what, where and what to try."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}; look whether it is there, and may be read or written"
+    return str(error) or type(error).__name__
 
 
 def _escape(text: str) -> str:

@@ -1,32 +1,50 @@
 """What the commands of the command line do; each returns the figures it prints, for `--json`."""
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from torch import nn
 
 from geocolor import data
 from geocolor.atomic import refuse_occupied, replace_directory
+from geocolor.budget import allocate
 from geocolor.carry_out import apply
 from geocolor.curvature import load_curvature
 from geocolor.demo import run as run_demo
 from geocolor.evaluation import evaluate
 from geocolor.figures import draw_plan, draw_race
 from geocolor.graph import CostGraph
-from geocolor.pipeline import Clock, Report, Settings, compress_into, prepare, priced, write_model, write_report
-from geocolor.planning import allocate
+from geocolor.losses import Batch, default_loss, is_causal, samples_in
+from geocolor.pipeline import Clock, Report, Settings, compress_into, prepare, priced, weight_bytes, write_model
+from geocolor.pipeline import write_report as write_json
 from geocolor.plans import Plan, read_plan, write_plan
+from geocolor.preflight import (
+    check_file,
+    check_keep,
+    check_place,
+    check_runs,
+    check_sequence,
+    check_settings,
+    check_weights,
+)
+from geocolor.storage import PLAN_FILE, load
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
-from solvers import solve, solver_names
+from solvers import find_solver, solve, solver_names
 
 __all__ = ["carry_out", "compare", "compress", "demo", "evaluation", "make_plan", "show", "write_report"]
+
+FIGURES = (".png", ".svg", ".pdf")
 
 Form = Literal["group", "medoid", "pairwise"]
 
 
 def demo(console: Console, keep: float, out: Path) -> Report:
+    check_keep(keep)
+    check_place(out)
     return run_demo(console, keep, out)
 
 
@@ -42,18 +60,28 @@ def compress(
     samples: int | None,
     overwrite: bool,
 ) -> Report:
-    refuse_occupied(out, overwrite)
-    model, tokenizer = data.load_model(source)
-    calibration = data.batches(data_source, model, tokenizer, sequence, batch_size)
+    check_settings(settings)
+    _check_folder(out, overwrite)
+    model, tokenizer = _model(source)
+    calibration = _batches(data_source, model, tokenizer, sequence, batch_size)
     if test_source is None:
         calibration, test = data.split_tail(calibration)
     else:
-        test = data.batches(test_source, model, tokenizer, sequence, batch_size)
-    if samples is not None:
-        calibration = calibration[: max(1, samples // batch_size)]
+        test = _batches(test_source, model, tokenizer, sequence, batch_size)
     report, _ = compress_into(
-        out, model, calibration, test, settings, tokenizer=tokenizer, overwrite=overwrite, progress=True
+        out,
+        model,
+        _first(calibration, samples),
+        test,
+        settings,
+        tokenizer=tokenizer,
+        bytes_per_unit=_bytes_per_unit(model, tokenizer, test),
+        overwrite=overwrite,
+        progress=True,
     )
+    if Path(source).is_dir():
+        report["bytes_on_disk_dense"] = weight_bytes(Path(source)) or None
+        write_report(report, out / "report.json")
     console.print(comparison_table(report))
     _print_places(console, report)
     return report
@@ -71,9 +99,11 @@ def make_plan(
     graph_path: Path | None,
     overwrite: bool,
 ) -> Report:
-    refuse_occupied(out, overwrite)
-    model, tokenizer = data.load_model(source)
-    calibration = data.batches(data_source, model, tokenizer, sequence, batch_size, samples)
+    check_settings(settings)
+    _check_folder(out, overwrite)
+    check_file(graph_path, (".graphml", ".json"))
+    model, tokenizer = _model(source)
+    calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
     prepared = prepare(model, calibration, settings, clock=clock, progress=True)
 
@@ -98,15 +128,15 @@ def make_plan(
 def carry_out(
     console: Console, source: str, plan_path: Path, curvature_path: Path | None, out: Path, overwrite: bool
 ) -> Report:
-    refuse_occupied(out, overwrite)
-    plan = read_plan(plan_path)
+    _check_folder(out, overwrite)
+    plan = _plan(plan_path)
     beside = plan_path.parent / "curvature.safetensors"
     if curvature_path is None and not beside.exists():
         raise FileNotFoundError(
             f"no curvature beside the plan ({beside}): give its file with --curvature, or write it with `geocolor plan`"
         )
     curvature = load_curvature(curvature_path or beside)
-    model, tokenizer = data.load_model(source)
+    model, tokenizer = _model(source)
     clock = Clock()
     with clock("apply"):
         smaller = apply(model, plan, curvature, inplace=True, progress=True)
@@ -127,15 +157,28 @@ def evaluation(
     batch_size: int,
     samples: int | None,
 ) -> Report:
-    model, tokenizer = data.load_model(source)
-    test = data.batches(data_source, model, tokenizer, sequence, batch_size, samples)
-    reference = data.load_model(reference_source)[0] if reference_source is not None else None
-    started = time.perf_counter()
-    result = evaluate(model, test, reference=reference, progress=True)
+    reference = _model(reference_source)[0] if reference_source is not None else None
+    model, tokenizer = _model(source, reference)
+    test = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
+    if reference is None and default_loss(model, test[0]).compares:
+        raise ValueError(f"the loss of {source} is a distance to the dense model; name that one with --reference")
+    clock = Clock()
+    bytes_per_unit = _bytes_per_unit(model, tokenizer, test)
+    with clock("evaluate"):
+        result = evaluate(model, test, reference=reference, bytes_per_unit=bytes_per_unit, progress=True)
     report: Report = {key: value for key, value in vars(result).items() if value is not None}
-    report["seconds"] = {"evaluate": time.perf_counter() - started}
+    report["model_parameters"] = report["parameters"]
     if reference is not None:
-        report["loss_reference"] = evaluate(reference, test, reference=reference, progress=True).loss
+        with clock("evaluate the reference"):
+            dense = evaluate(reference, test, reference=reference, bytes_per_unit=bytes_per_unit, progress=True)
+        report |= {
+            "model_parameters_dense": dense.parameters,
+            "loss_dense": dense.loss,
+            "damage_measured": result.loss - dense.loss,
+        }
+    if (Path(source) / "plan.json").is_file():
+        report |= plan_report(_plan(Path(source) / "plan.json"))
+    report["seconds"] = clock.seconds
     for key, value in report.items():
         console.print(f"{key.replace('_', ' '):>22}  {value}", highlight=False)
     return report
@@ -154,12 +197,23 @@ def compare(
     batch_size: int,
     samples: int | None,
 ) -> Report:
-    model, tokenizer = data.load_model(source)
-    calibration = data.batches(data_source, model, tokenizer, sequence, batch_size, samples)
+    check_settings(settings)
+    check_file(figure, FIGURES)
+    for name in names:
+        find_solver(name)
+    if any(K < 1 for K in bases):
+        raise ValueError(f"--bases holds {min(bases)}; every K must be at least 1")
+    model, tokenizer = _model(source)
+    calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
     _, graph = priced(model, calibration, settings, clock=clock, progress=True)
     size = len(graph.layers)
-    rows = race(console, graph, settings, bases or sorted({max(1, size // 4), max(1, size // 2), size}), form, names)
+    if any(K > size for K in bases):
+        raise ValueError(f"--bases holds {max(bases)}, the model has {size} layers in scope; ask for at most that many")
+    with clock("race"):
+        rows = race(
+            console, graph, settings, bases or sorted({max(1, size // 4), max(1, size // 2), size}), form, names
+        )
     console.print(race_table(rows))
     report: Report = {"form": form, "layers": size, "seconds": clock.seconds, "rows": rows}
     if figure is not None:
@@ -210,11 +264,12 @@ def race(
 
 
 def show(console: Console, plan_path: Path, out: Path | None) -> Report:
-    plan = read_plan(plan_path)
+    plan = _plan(plan_path)
     target = out or plan_path.with_suffix(".png")
+    check_file(target, FIGURES)
     draw_plan(plan, target)
     _print_plan(console, plan)
-    report = plan_report(plan) | {"figure": str(target)}
+    report = plan_report(plan) | {"seconds": {"plan": plan.seconds}, "figure": str(target)}
     _print_places(console, report)
     return report
 
@@ -232,6 +287,70 @@ def plan_report(plan: Plan) -> Report:
         "lower_bound": plan.lower_bound,
         "gap": plan.gap,
     }
+
+
+def write_report(report: Report, path: Path) -> None:
+    """JSON, whole or not at all; it has no infinity and no NaN, so what is not finite is null."""
+    write_json(_finite(report), path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _check_folder(out: Path, overwrite: bool) -> None:
+    check_place(out)
+    refuse_occupied(out, overwrite)
+
+
+def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data.Tokenizer | None]:
+    """The model that `source` names; `dense` is its architecture where `source` is a saved plain module."""
+    folder = Path(source)
+    if (folder / PLAN_FILE).is_file() and not (folder / "config.json").exists():
+        if dense is None:
+            raise ValueError(
+                f"{source} is a compressed plain module, and only its program knows how to build it: "
+                "use `geocolor evaluate` with the dense model as --reference module:function"
+            )
+        return load(dense, folder).eval(), None
+    model, tokenizer = data.load_model(source)
+    check_weights(model)
+    return model, tokenizer
+
+
+def _batches(
+    source: str, model: nn.Module, tokenizer: data.Tokenizer | None, sequence: int, batch_size: int
+) -> list[Batch]:
+    if Path(source).exists():
+        check_sequence(model, sequence)
+    batches = data.batches(source, model, tokenizer, sequence, batch_size)
+    check_runs(model, batches[0], source)
+    return batches
+
+
+def _first(batches: list[Batch], samples: int | None) -> list[Batch]:
+    """Batches with the first `samples` samples; all where None."""
+    if samples is None:
+        return batches
+    if samples < 1:
+        raise ValueError(f"--samples is {samples}; it must be at least 1")
+    total = sum(map(samples_in, batches))
+    return batches if samples >= total else data.split_tail(batches, 1 - samples / total)[0]
+
+
+def _bytes_per_unit(model: nn.Module, tokenizer: data.Tokenizer | None, test: list[Batch]) -> float | None:
+    """Bytes of text per predicted token, None where the model does not write text."""
+    return data.bytes_per_token(test, tokenizer) if tokenizer is not None and is_causal(model) else None
+
+
+def _plan(path: Path) -> Plan:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name the plan.json in it")
+    return read_plan(path)
 
 
 def _print_plan(console: Console, plan: Plan) -> None:

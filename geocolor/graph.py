@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from geocolor.atomic import write_atomically
-from geocolor.bases import FactoredKind, Metric, metric
+from geocolor.bases import FactoredKind, Metric, Roots, damage_alone, metric
 from geocolor.curvature import Curvature
 from geocolor.layers import Layer, weight_of
 from geocolor.plans import Fingerprint, fingerprint
@@ -95,17 +96,25 @@ class CostGraph:
     def share_lower_bound(self, price: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """A lower bound on what layer ℓ adds to any class, proven by Eckart–Young.
 
-        No matrix of rank `r` does less damage than the layer's own truncated SVD, and a basis of rank `r` gives the
-        layer coefficients of at least `r·min(m, n)` parameters (`in`, `out`) or `r²` (`both`).
+        No matrix of rank `r` does less damage than the layer's own truncated SVD, and a layer's part of the parameters
+        of a class of `g` layers is at least `r·m + r·n/g` (`in`), `r·n + r·m/g` (`out`) or `r² + r·(m + n)/g` (`both`),
+        least where all layers that could join are in the class.
         """
+        inputs = Counter(layer.in_side for layer in self.layers)
+        outputs = Counter(layer.out_side for layer in self.layers)
+        both = Counter((layer.in_side, layer.out_side) for layer in self.layers)
         bounds = np.zeros(len(self.layers))
         for i, layer in enumerate(self.layers):
-            whitened = self.metrics[layer.name].whitened
-            energy = torch.linalg.svdvals(whitened).square()
-            tail = (0.5 * (energy.sum() - energy.cumsum(0))).clamp(min=0).pow(self.aggregate).numpy()
+            tail = damage_alone(self.metrics[layer.name])[1:].pow(self.aggregate).numpy()
             rank = np.arange(1, len(tail) + 1)
-            own = rank * rank if "both" in self.kinds else rank * min(layer.m, layer.n)
-            bounds[i] = min(float(np.min(tail + price * own)), price * layer.parameters)
+            m, n, sides = layer.m, layer.n, (layer.in_side, layer.out_side)
+            own = {
+                "in": rank * (m + n / inputs[layer.in_side]),
+                "out": rank * (n + m / outputs[layer.out_side]),
+                "both": rank * (rank + (m + n) / both[sides]),
+            }
+            cheapest = min(float(np.min(tail + price * own[kind])) for kind in self.kinds)
+            bounds[i] = min(cheapest, price * layer.parameters)
         return bounds
 
     def pairwise_problem(self, price: float, bases: int | None = None) -> PairwiseProblem:
@@ -223,11 +232,11 @@ def price(
         raise ValueError(f"basis kinds are {', '.join(KINDS)}; got {', '.join(sorted(unknown)) or 'none'}")
     if not aggregate > 0:
         raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
-    metrics = {}
+    metrics, roots = {}, Roots()
     for layer in track(curvature.layers, "whitening layers", wanted=progress):
         G, A = curvature.G[layer.name], curvature.A[layer.name]
         weight = weight_of(model, layer)
-        metrics[layer.name] = metric(weight, G, A)
+        metrics[layer.name] = metric(weight, G, A, roots)
     return CostGraph(
         layers=tuple(curvature.layers),
         curvature=curvature,

@@ -39,6 +39,10 @@ class Loss(ABC):
     def total(self, outputs: Tensor, batch: Batch, reference: Tensor | None) -> tuple[Tensor, int]:
         """The differentiable sum of the loss over its units, and their number; `reference`: outputs to compare with."""
 
+    @abstractmethod
+    def divergence(self, outputs: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """How far outputs are from the dense model's, summed over units: what `½ δᵀHδ` is the second order of."""
+
     def sampled(self, model: nn.Module, batch: Batch, generator: torch.Generator) -> tuple[Tensor, int]:
         return self.sample(self.forward(model, batch), batch, generator)
 
@@ -82,6 +86,10 @@ class NextToken(Loss):
         targets, counted = self._targets(batch)
         return _cross_entropy(outputs[:, :-1][counted], targets[counted])
 
+    def divergence(self, outputs: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        _, counted = self._targets(batch)
+        return _kullback_leibler(outputs[:, :-1][counted], reference[:, :-1][counted])
+
     @staticmethod
     def _targets(batch: Batch) -> tuple[Tensor, Tensor]:
         """Tokens to predict [batch, sequence - 1] and whether each counts."""
@@ -113,6 +121,9 @@ class Classification(Loss):
 
     def total(self, outputs: Tensor, batch: Batch, reference: Tensor | None = None) -> tuple[Tensor, int]:
         return _cross_entropy(outputs, self.labels(batch))
+
+    def divergence(self, outputs: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        return _kullback_leibler(outputs, reference)
 
     def labels(self, batch: Batch) -> Tensor:
         labels = _labels(batch)
@@ -158,6 +169,9 @@ class Embedding(Loss):
             raise ValueError("the embedding loss compares two encoders: pass the dense model as reference=")
         return 0.5 * (outputs - reference).square().sum(dtype=torch.float64), len(outputs)
 
+    def divergence(self, outputs: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        return self.total(outputs, batch, reference)
+
 
 @dataclass(frozen=True)
 class SquaredError(Loss):
@@ -178,6 +192,9 @@ class SquaredError(Loss):
             shape = "none" if targets is None else tuple(targets.shape)
             raise ValueError(f"squared error needs targets of shape {tuple(outputs.shape)}, got {shape}")
         return 0.5 * (outputs - targets).square().sum(), len(outputs)
+
+    def divergence(self, outputs: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        return 0.5 * (outputs - reference).square().sum(dtype=torch.float64), len(outputs)
 
 
 @dataclass(frozen=True)
@@ -203,6 +220,10 @@ class Custom(Loss):
 
     def total(self, outputs: Tensor, batch: Batch, reference: Tensor | None = None) -> tuple[Tensor, int]:
         return outputs * samples_in(batch), samples_in(batch)
+
+    def divergence(self, outputs: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """Nothing is known of the outputs but their loss: its rise, where there is one."""
+        return (outputs - reference).clamp(min=0) * samples_in(batch), samples_in(batch)
 
 
 def default_loss(model: nn.Module, batch: Batch) -> Loss:
@@ -316,6 +337,12 @@ def _sampled_cross_entropy(logits: Tensor, generator: torch.Generator) -> tuple[
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
     each = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
     return each.sum(dtype=torch.float64), int((labels != IGNORED).sum())
+
+
+def _kullback_leibler(logits: Tensor, reference: Tensor) -> tuple[Tensor, int]:
+    """`Σ KL(p_reference ‖ p)` of logits [units, classes]."""
+    log_p, log_q = reference.double().log_softmax(-1), logits.double().log_softmax(-1)
+    return (log_p.exp() * (log_p - log_q)).sum(), len(logits)
 
 
 def _normal_like(outputs: Tensor, generator: torch.Generator) -> Tensor:

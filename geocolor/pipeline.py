@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ from geocolor.evaluation import Evaluation, evaluate
 from geocolor.figures import draw_plan
 from geocolor.graph import KINDS, CostGraph, price
 from geocolor.layers import find_layers
-from geocolor.losses import Loss
+from geocolor.losses import Loss, default_loss
 from geocolor.planning import plan
 from geocolor.plans import Plan, write_plan
+from geocolor.probes import calibrate, divergence_of, few
 from geocolor.storage import load, save
 from geocolor.transformers_format import is_transformers_model
 
@@ -40,8 +42,9 @@ class Settings:
     kinds: tuple[FactoredKind, ...] = KINDS
     aggregate: float = 1.0
     estimate: str = "kronecker"
-    damping: float = 1e-6
+    damping: float = 1e-3
     draws: int = 1
+    probes: int = 2
     trust_region: float | None = None
     flat_energy: float = 0.05
     rank_fraction: float = 0.5
@@ -99,7 +102,44 @@ def prepare(
             seed=settings.seed,
             progress=progress,
         )
+    if settings.probes and found.keep is not None and any(len(cls.layers) > 1 for cls in found.classes):
+        with clock("verify"):
+            found = verified(model, graph, found, calibration, loss, progress=progress)
     return Prepared(curvature, graph, found)
+
+
+def verified(
+    model: nn.Module,
+    graph: CostGraph,
+    shared: Plan,
+    calibration: Sequence[Any],
+    loss: Loss | None = None,
+    *,
+    progress: bool = False,
+) -> Plan:
+    """The plan, or the best one without sharing where that stays nearer the dense model on calibration data.
+
+    A price can be wrong; this is measured. A warning says so when sharing loses.
+    """
+    loss = default_loss(model, calibration[0]) if loss is None else loss
+    try:
+        alone = plan(graph, shared.keep, shared.bases, solver="private", beta=shared.trust_region)
+    except ValueError:  # only sharing meets this budget
+        return shared
+    batches = few(calibration, loss, model)
+    found = [
+        divergence_of(model, apply(model, each, graph.curvature, progress=progress), batches, loss)
+        for each in (shared, alone)
+    ]
+    if found[0] <= found[1]:
+        return shared
+    warnings.warn(
+        f"sharing was predicted to do less damage and did more on calibration data ({found[0]:.4g} against "
+        f"{found[1]:.4g} {graph.curvature.unit} from the dense model): the plan without sharing is used. "
+        "More calibration data or a higher --damping may help",
+        stacklevel=2,
+    )
+    return alone
 
 
 def priced(
@@ -125,6 +165,17 @@ def priced(
             seed=settings.seed,
             progress=progress,
         )
+    if settings.probes:
+        with clock("calibrate"):
+            curvature = calibrate(
+                model,
+                curvature,
+                calibration,
+                loss,
+                keep=settings.keep or 0.8,
+                rounds=settings.probes,
+                progress=progress,
+            )
     with clock("price"):
         graph = price(model, curvature, kinds=settings.kinds, aggregate=settings.aggregate, progress=progress)
     return curvature, graph
@@ -167,9 +218,12 @@ def compress_into(
             .eval()
         )
     with clock("evaluate"):
+        measured_by = default_loss(model, test[0]) if loss is None else loss
         dense = evaluate(model, test, loss, reference=model, bytes_per_unit=bytes_per_unit, progress=progress)
         compressed = evaluate(smaller, test, loss, reference=model, bytes_per_unit=bytes_per_unit, progress=progress)
+        divergence = divergence_of(model, smaller, test, measured_by)
     report = describe(prepared.plan, prepared.curvature, dense, compressed, model, smaller)
+    report["divergence"] = divergence
     report["bytes_on_disk"] = weight_bytes(out)
     report["seconds"] = {step: round(value, 3) for step, value in clock.seconds.items()}
     report |= {"plan": str(out / "plan.json"), "model": str(out), "figure": str(out / "plan.png")}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from geocolor.bases import FactoredKind, Metric, class_basis, one_sided_damage, two_sided_damage
+from geocolor.bases import FactoredKind, Metric, Side, damage_alone, damage_in_frame, damage_in_frames, frames
 from geocolor.layers import Layer
 from geocolor.plans import Kind
 
@@ -87,22 +87,11 @@ def can_share(layers: Sequence[Layer], kind: FactoredKind) -> bool:
 def options(layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[FactoredKind], power: float) -> Options:
     """All Pareto-optimal ways to hold the class `layers` (a single one may also stay dense).
 
-    A `both` basis of one layer is never better than `in` with the same span, so it is tried for two and more.
-    Ranks run from 1 to below the width of the basis. Empty where the layers share no side.
+    A layer alone does the same damage with an `in` as with an `out` basis, and `both` is never better. Ranks run from 1
+    to below the width of the basis, as long as the class takes no more parameters than its layers do dense. Empty
+    where the layers share no side.
     """
-    points: list[tuple[Floats, Integers, str, Integers, Integers]] = []
-    first = layers[0]
-    if len(layers) == 1:
-        one = np.ones(1, dtype=np.int64)
-        points.append((np.zeros(1), one * first.parameters, "dense", one * 0, one * 0))
-    if "in" in kinds and can_share(layers, "in"):
-        basis = class_basis(members, "in")[:, : first.n - 1]
-        points.append(_one_sided(members, basis, "in", first.n + sum(layer.m for layer in layers), power))
-    if "out" in kinds and can_share(layers, "out"):
-        basis = class_basis(members, "out")[:, : first.m - 1]
-        points.append(_one_sided(members, basis, "out", first.m + sum(layer.n for layer in layers), power))
-    if "both" in kinds and len(layers) > 1 and can_share(layers, "both"):
-        points.append(_two_sided(members, first, power))
+    points = _alone(layers[0], members[0], kinds, power) if len(layers) == 1 else _shared(layers, members, kinds, power)
     if not points:
         return Options(
             *(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype="U5")), *[np.zeros(0, np.int64)] * 2
@@ -118,26 +107,54 @@ def options(layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[
     return Options(parameters, damage, kind, rank, right_rank).take(pareto)
 
 
-def _one_sided(
-    members: Sequence[Metric], basis: torch.Tensor, side: FactoredKind, per_rank: int, power: float
-) -> tuple[Floats, Integers, str, Integers, Integers]:
-    assert side != "both"
-    total = torch.stack([one_sided_damage(member, basis, side) for member in members]).pow(power).sum(0)[1:]
-    rank = np.arange(1, len(total) + 1, dtype=np.int64)
-    return total.numpy(), rank * per_rank, side, rank, np.zeros_like(rank)
+Points = tuple[Floats, Integers, Kind, Integers, Integers]
 
 
-def _two_sided(
-    members: Sequence[Metric], first: Layer, power: float
-) -> tuple[Floats, Integers, str, Integers, Integers]:
-    left = class_basis(members, "out")[:, : first.m - 1]
-    right = class_basis(members, "in")[:, : first.n - 1]
-    total = torch.zeros(left.shape[1] + 1, right.shape[1] + 1, dtype=left.dtype)
-    for member in members:
-        total += two_sided_damage(member, left, right).pow(power)
-    r, s = np.meshgrid(np.arange(1, left.shape[1] + 1), np.arange(1, right.shape[1] + 1), indexing="ij")
-    parameters = first.m * r + first.n * s + len(members) * r * s
-    return total[1:, 1:].flatten().numpy(), parameters.ravel(), "both", r.ravel(), s.ravel()
+def _alone(layer: Layer, member: Metric, kinds: Sequence[FactoredKind], power: float) -> list[Points]:
+    one = np.ones(1, dtype=np.int64)
+    points: list[Points] = [(np.zeros(1), one * layer.parameters, "dense", one * 0, one * 0)]
+    sides = [kind for kind in kinds if kind != "both"]
+    if sides:
+        per_rank = layer.m + layer.n
+        most = min(min(layer.m, layer.n) - 1, layer.parameters // per_rank)
+        damage = damage_alone(member).pow(power).numpy()[1 : most + 1]
+        rank = np.arange(1, len(damage) + 1, dtype=np.int64)
+        points.append((damage, rank * per_rank, sides[0], rank, np.zeros_like(rank)))
+    return points
+
+
+def _shared(
+    layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[FactoredKind], power: float
+) -> list[Points]:
+    """Points of two and more layers; the frames of `in` and `out` serve `both` as well."""
+    first, dense = layers[0], sum(layer.parameters for layer in layers)
+    points: list[Points] = []
+    found: dict[Side, list[torch.Tensor]] = {}
+    for side in _sides(layers, kinds):
+        width = first.n if side == "in" else first.m
+        per_rank = width + sum(layer.m if side == "in" else layer.n for layer in layers)
+        found[side] = frames(members, side, min(width - 1, dense // per_rank))
+        if side in kinds:
+            curves = [damage_in_frame(member, frame, side) for member, frame in zip(members, found[side], strict=True)]
+            total = torch.stack(curves).pow(power).sum(0)[1:].numpy()
+            rank = np.arange(1, len(total) + 1, dtype=np.int64)
+            points.append((total, rank * per_rank, side, rank, np.zeros_like(rank)))
+    if "both" in kinds and len(found) == 2:
+        pairs = zip(members, found["out"], found["in"], strict=True)
+        grid = sum((damage_in_frames(member, left, right).pow(power) for member, left, right in pairs), torch.zeros(()))
+        total = grid[1:, 1:].numpy()
+        r, s = np.meshgrid(np.arange(1, total.shape[0] + 1), np.arange(1, total.shape[1] + 1), indexing="ij")
+        parameters = first.m * r + first.n * s + len(members) * r * s
+        worth = parameters <= dense
+        points.append((total[worth], parameters[worth], "both", r[worth], s[worth]))
+    return points
+
+
+def _sides(layers: Sequence[Layer], kinds: Sequence[FactoredKind]) -> list[Side]:
+    """Sides on which a basis is asked for and can be shared."""
+    both = "both" in kinds and can_share(layers, "both")
+    sides: tuple[Side, ...] = ("in", "out")
+    return [side for side in sides if both or (side in kinds and can_share(layers, side))]
 
 
 def damage_by_layer(members: Sequence[Metric], option: Option) -> list[float]:
@@ -147,8 +164,10 @@ def damage_by_layer(members: Sequence[Metric], option: Option) -> list[float]:
     assert option.rank is not None
     if option.kind == "both":
         assert option.right_rank is not None
-        left = class_basis(members, "out")[:, : option.rank]
-        right = class_basis(members, "in")[:, : option.right_rank]
-        return [float(two_sided_damage(member, left, right)[-1, -1]) for member in members]
-    basis = class_basis(members, option.kind)[:, : option.rank]
-    return [float(one_sided_damage(member, basis, option.kind)[-1]) for member in members]
+        pairs = zip(members, frames(members, "out", option.rank), frames(members, "in", option.right_rank), strict=True)
+        return [float(damage_in_frames(member, left, right)[-1, -1]) for member, left, right in pairs]
+    if len(members) == 1:
+        curve = damage_alone(members[0])
+        return [float(curve[min(option.rank, len(curve) - 1)])]
+    found = zip(members, frames(members, option.kind, option.rank), strict=True)
+    return [float(damage_in_frame(member, frame, option.kind)[-1]) for member, frame in found]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import geocolor
+from geocolor.budget import allocate
 from geocolor.graph import CostGraph
-from geocolor.planning import allocate
 from tests.conftest import Network
 
 

@@ -26,7 +26,8 @@ class Curvature:
     `A[name]` = Σ x xᵀ / positions, n × n, and `G[name]` = Σ g gᵀ / units, m × m, symmetric, float64, on the CPU,
     damping included. Layers that read the very same input tensor hold the same `A` object and the same value in
     `inputs`: the name of the first of them. `unit` is that of a damage, `units` how many the loss was averaged over
-    (predicted tokens, samples, sentences), `positions` how many inputs `x` each layer has seen.
+    (predicted tokens, samples, sentences), `positions` how many inputs `x` each layer has seen, `probes` how
+    many rounds of probes have set the scales of `G` (`geocolor.calibrate`).
     """
 
     layers: tuple[Layer, ...]
@@ -42,6 +43,7 @@ class Curvature:
     inputs: Mapping[str, str]
     draws: int = 1
     seed: int = 0
+    probes: int = 0
     _names: Mapping[str, Layer] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -72,7 +74,7 @@ class Curvature:
             "positions": dict(self.positions),
             "inputs": dict(self.inputs),
         }
-        for name in ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed"):
+        for name in ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed", "probes"):
             metadata[name] = getattr(self, name)
         write_tensors(Path(path), "curvature", tensors, metadata)
 

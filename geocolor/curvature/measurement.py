@@ -36,7 +36,7 @@ def measure(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     estimate: str = "kronecker",
-    damping: float = 1e-6,
+    damping: float = 1e-3,
     draws: int = 1,
     seed: int = 0,
     progress: bool = False,
@@ -132,7 +132,7 @@ def accumulate(
     return sums.all_reduce() if world > 1 else sums
 
 
-def finish(sums: Sums, *, damping: float = 1e-6) -> Curvature:
+def finish(sums: Sums, *, damping: float = 1e-3) -> Curvature:
     """Divides, damps (`+ damping · mean eigenvalue · I`), and drops the layers about which the sums say nothing.
 
     Warns about dropped layers and about factors whose rank is bounded by too few samples.

@@ -1,0 +1,107 @@
+"""What can be refused before any long work: settings, places to write to, weights, a model that does not run."""
+
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from geocolor.curvature import ESTIMATES
+from geocolor.losses import Batch, default_loss, device_of, move
+from geocolor.pipeline import Settings
+from solvers import find_solver
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise ValueError for a setting that no model can meet. What depends on the model is checked by the steps."""
+    if settings.keep is None and settings.bases is None:
+        raise ValueError("how small should it become? Pass --keep (fraction of the parameters) and/or --bases")
+    if settings.keep is not None:
+        check_keep(settings.keep)
+    if settings.bases is not None and settings.bases < 1:
+        raise ValueError(f"--bases is {settings.bases}; it must be at least 1, or --keep 1 leaves the model as it is")
+    find_solver(settings.solver)
+    if settings.estimate not in ESTIMATES:
+        raise ValueError(f"--estimate is {settings.estimate!r}; there are {', '.join(ESTIMATES)}")
+    if not settings.kinds:
+        raise ValueError("--kinds is empty; name at least one of in, out and both")
+    for name, value, low, high in (
+        ("--trust-region", settings.trust_region, 0.0, math.inf),
+        ("--aggregate", settings.aggregate, 0.0, math.inf),
+        ("--flat-energy", settings.flat_energy, 0.0, 1.0),
+        ("--rank-fraction", settings.rank_fraction, 0.0, 1.0),
+    ):
+        if value is not None and not low < value < high:
+            most = f" and below {high:g}" if math.isfinite(high) else " and finite"
+            raise ValueError(f"{name} is {value:g}; it must be above {low:g}{most}")
+    if not settings.time_limit > 0:
+        raise ValueError(f"--time-limit is {settings.time_limit:g} seconds; it must be above 0")
+
+
+def check_keep(keep: float) -> None:
+    if not 0 < keep <= 1:
+        raise ValueError(f"--keep is the fraction of parameters that remain, above 0 and at most 1; got {keep:g}")
+
+
+def check_file(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
+    """Raise where a file cannot be written at `path` (None passes), or its name ends otherwise than in `suffixes`."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file: choose another name")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"cannot write {path}: its name has to end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
+    check_place(path)
+
+
+def check_place(target: Path) -> None:
+    """Raise PermissionError or NotADirectoryError where nothing can be made at `target`.
+
+    A folder is made there for a moment: permissions alone do not tell (root may write in /proc, /proc disagrees).
+    """
+    place = target.absolute().parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f"{place} is a file, so {target} cannot be made below it: choose another place")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".geocolor.", dir=place):
+            pass
+    except OSError as error:
+        raise PermissionError(f"cannot write {target}: nothing can be made in {place}; choose another place") from error
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise ValueError naming the first parameter that holds NaN or infinity, where, and how many."""
+    for name, parameter in model.named_parameters():
+        wrong = ~torch.isfinite(parameter.detach())
+        if wrong.any():
+            where = ", ".join(str(int(i)) for i in wrong.nonzero()[0])
+            raise ValueError(
+                f"the model's {name}[{where}] is {parameter.detach()[tuple(wrong.nonzero()[0])]:g}, and "
+                f"{int(wrong.sum())} of its {wrong.numel()} weights are not finite; repair or train the model again"
+            )
+
+
+def check_sequence(model: nn.Module, sequence: int) -> None:
+    """Raise ValueError where a transformers model has positions for fewer tokens than `sequence`."""
+    config: Any = getattr(model, "config", None)
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < sequence:
+        raise ValueError(f"the model takes at most {positions} tokens, --sequence is {sequence}; pass a smaller one")
+
+
+def check_runs(model: nn.Module, batch: Batch, source: str) -> None:
+    """Raise ValueError where the model does not run on the first batch of `source`."""
+    loss = default_loss(model, batch)
+    try:
+        with torch.inference_mode():
+            loss.forward(model, move(batch, device_of(model)))
+    except (RuntimeError, IndexError, TypeError, AttributeError, KeyError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"the model does not run on the first batch of {source} ({type(error).__name__}: {first}); "
+            "make the data for this model"
+        ) from error

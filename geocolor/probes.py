@@ -1,0 +1,181 @@
+"""Probes: how far the model really moves when a layer is replaced, to set the scale of its curvature by.
+
+`G ⊗ A` takes inputs and output gradients for independent, and the loss for quadratic. Both fail by a factor that
+belongs to the layer (a first attention layer of a byte model: 100). So every layer is truncated alone, to about the
+rank it would get, and the divergence from the dense model is measured on a few calibration batches: the scale of its
+`G` is what that says. A last probe truncates all layers together, which sets the scale common to all.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from geocolor.bases import factorize
+from geocolor.budget import Allocation, allocate
+from geocolor.curvature import Curvature
+from geocolor.graph import CostGraph, price
+from geocolor.layers import Layer, as_stored
+from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
+from geocolor.progress import bar
+
+#: A layer's scale is moved by at most this factor in either direction.
+MOST = 1e4
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """A layer's low-rank stand-in `first @ second` (m × r, r × n), and what it is predicted to cost."""
+
+    layer: Layer
+    first: Tensor
+    second: Tensor
+    predicted: float
+
+
+def calibrate(
+    model: nn.Module,
+    curvature: Curvature,
+    batches: Sequence[Batch],
+    loss: Loss | None = None,
+    *,
+    keep: float = 0.8,
+    rounds: int = 2,
+    most_samples: int = 64,
+    most_units: int = 2048,
+    progress: bool = False,
+) -> Curvature:
+    """The curvature with the scale of every layer's `G` set by probes near the budget `keep`.
+
+    `most_samples` and `most_units` bound the batches used (whichever comes first, at least one batch). Costs
+    `rounds · (L + 1)` forward passes over them. Calibration data only: never show it the test data.
+    """
+    loss = default_loss(model, batches[0]) if loss is None else loss
+    chosen = few(batches, loss, model, most_samples, most_units)
+    with bar("probing layers", rounds * len(chosen) * (len(curvature.layers) + 1), wanted=progress) as advance:
+        for _ in range(rounds):
+            graph = price(model, curvature, kinds=("in",))
+            alone = allocate(
+                graph, [(i,) for i in range(len(graph.layers))], int(keep * graph.parameters_dense), at_least=True
+            )
+            stand_ins = [replacement(graph, index, alone) for index in range(len(graph.layers))]
+            planned = [each for each, option in zip(stand_ins, alone.options, strict=True) if option.kind != "dense"]
+            trials = [[each] for each in stand_ins] + ([planned] if planned else [])
+            measured = divergences(model, trials, chosen, loss, advance)
+            scales = {
+                each.layer.name: _ratio(found, each.predicted) for each, found in zip(stand_ins, measured, strict=False)
+            }
+            if planned:
+                together = sum(each.predicted * scales[each.layer.name] for each in planned)
+                common = _ratio(measured[-1], together)
+                scales = {name: scale * common for name, scale in scales.items()}
+            curvature = scaled(curvature, scales)
+    return curvature
+
+
+def scaled(curvature: Curvature, scales: Mapping[str, float]) -> Curvature:
+    """The curvature with each layer's `G` multiplied; layers that shared a `G` object no longer do."""
+    G = {name: factor * scales.get(name, 1.0) for name, factor in curvature.G.items()}
+    return replace(curvature, G=G, probes=curvature.probes + 1)
+
+
+def _ratio(measured: float, predicted: float) -> float:
+    if not (measured > 0 and predicted > 0):
+        return 1.0
+    return min(max(measured / predicted, 1 / MOST), MOST)
+
+
+def replacement(graph: CostGraph, index: int, allocation: Allocation) -> Replacement:
+    """The layer at the rank its allocation gives it; one left dense at the rank it would take next."""
+    layer, option = graph.layers[index], allocation.options[index]
+    if option.kind == "dense":
+        hull = graph.hull((index,))
+        factored = hull.take((hull.kind != "dense").nonzero()[0])
+        option = factored[factored.at(allocation.price)]
+    assert option.rank is not None
+    factors = factorize("in", {layer.name: graph.metrics[layer.name]}, option.rank)
+    assert factors.right is not None
+    return Replacement(layer, factors.coefficients[layer.name], factors.right.T, option.damage)
+
+
+def few(
+    batches: Sequence[Batch], loss: Loss, model: nn.Module, most_samples: int = 64, most_units: int = 2048
+) -> list[Batch]:
+    """The first batches, until they hold enough samples or units of the loss."""
+    chosen: list[Batch] = []
+    samples = units = 0
+    with evaluating(model):
+        for batch in batches:
+            if chosen and (samples >= most_samples or units >= most_units):
+                break
+            outputs = loss.forward(model, move(batch, device_of(model)))
+            units += loss.divergence(outputs, outputs, move(batch, device_of(model)))[1]
+            samples += samples_in(batch)
+            chosen.append(batch)
+    return chosen
+
+
+def divergences(
+    model: nn.Module,
+    trials: Sequence[Sequence[Replacement]],
+    batches: Sequence[Batch],
+    loss: Loss,
+    advance: Any = lambda: None,
+) -> list[float]:
+    """Mean divergence from the dense model, per unit, with the layers of each trial replaced; the model is restored."""
+    totals, units = [0.0] * len(trials), 0
+    with evaluating(model):
+        for batch in batches:
+            batch = move(batch, device_of(model))
+            reference = loss.forward(model, batch)
+            count = 0
+            for index, trial in enumerate(trials):
+                with replaced(model, trial):
+                    total, count = loss.divergence(loss.forward(model, batch), reference, batch)
+                totals[index] += float(total)
+                advance()
+            units += count
+    return [total / max(units, 1) for total in totals]
+
+
+def divergence_of(model: nn.Module, other: nn.Module, batches: Sequence[Batch], loss: Loss) -> float:
+    """Mean divergence, per unit, of another model from this one."""
+    total, units = 0.0, 0
+    with evaluating(model), evaluating(other):
+        for batch in batches:
+            batch = move(batch, device_of(model))
+            part, count = loss.divergence(loss.forward(other, batch), loss.forward(model, batch), batch)
+            total, units = total + float(part), units + count
+    return total / max(units, 1)
+
+
+@contextmanager
+def replaced(model: nn.Module, trial: Sequence[Replacement]) -> Iterator[None]:
+    """The model with its weights replaced in place, and given back afterwards."""
+    old: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for each in trial:
+            weight = model.get_submodule(each.layer.name).weight
+            assert isinstance(weight, nn.Parameter)
+            old.append((weight, weight.data))
+            weight.data = as_stored(each.layer, each.first @ each.second).to(weight).contiguous()
+        yield
+    finally:
+        for weight, data in old:
+            weight.data = data
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's mode is given back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
