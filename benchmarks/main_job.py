@@ -34,6 +34,7 @@ from geocolor.evaluation import Evaluation, evaluate
 from geocolor.graph import CostGraph, price
 from geocolor.layers import find_layers, weight_of
 from geocolor.plans import Plan
+from geocolor.probes import calibrate
 from geocolor.storage import load, save
 
 Name = Literal["stories260K", "minilm", "kwt1"]
@@ -107,13 +108,20 @@ class Bench:
         finally:
             self.seconds[step] = round(time.perf_counter() - started, 3)
 
-    def curvature(self, estimate: str) -> Curvature:
-        if estimate not in self._curvatures:
+    def curvature(self, estimate: str, keep: float) -> Curvature:
+        key = f"probed at {keep:g}" if estimate == "probed" else estimate
+        if key not in self._curvatures:
             if estimate == "scaled activation":
-                self._curvatures[estimate] = scaled_activation(self.curvature("activation"))
+                self._curvatures[key] = scaled_activation(self.curvature("activation", keep))
+            elif estimate == "probed":
+                subject, measured = self.subject, self.curvature("kronecker", keep)
+                with self.clock(f"probe at {keep:g}"):
+                    self._curvatures[key] = calibrate(
+                        subject.model, measured, subject.calibration, subject.loss, keep=keep, progress=True
+                    )
             else:
-                self._curvatures[estimate] = self._measured(estimate)
-        return self._curvatures[estimate]
+                self._curvatures[key] = self._measured(estimate)
+        return self._curvatures[key]
 
     def _measured(self, estimate: str) -> Curvature:
         folder = self.arguments.statistics
@@ -127,6 +135,8 @@ class Bench:
                 self.subject.loss,
                 include=self.subject.include,
                 estimate=estimate,
+                draws=self.subject.draws,
+                damping=self.subject.damping,
                 seed=self.arguments.seed,
                 progress=True,
             )
@@ -135,12 +145,13 @@ class Bench:
             measured.save(path)
         return measured
 
-    def graph(self, estimate: str) -> CostGraph:
-        if estimate not in self._graphs:
-            curvature = self.curvature(estimate)
-            with self.clock(f"price {estimate}"):
-                self._graphs[estimate] = price(self.subject.model, curvature, progress=True)
-        return self._graphs[estimate]
+    def graph(self, estimate: str, keep: float) -> CostGraph:
+        key = f"probed at {keep:g}" if estimate == "probed" else estimate
+        if key not in self._graphs:
+            curvature = self.curvature(estimate, keep)
+            with self.clock(f"price {key}"):
+                self._graphs[key] = price(self.subject.model, curvature, progress=True)
+        return self._graphs[key]
 
     def evaluate(self, model: nn.Module) -> Evaluation:
         return evaluate(
@@ -170,7 +181,7 @@ class Bench:
     def row(self, method: Method, keep: float, dense: Row) -> Row:
         """One method at one budget, measured on the live, smaller model."""
         subject, arguments, seconds = self.subject, self.arguments, {}
-        curvature, graph = self.curvature(method.estimate), self.graph(method.estimate)
+        curvature, graph = self.curvature(method.estimate, keep), self.graph(method.estimate, keep)
         budget = Budget(keep, subject.unshared, arguments.solver, arguments.time_limit, arguments.seed)
         started = time.perf_counter()
         plan = method.make(graph, budget)
@@ -189,9 +200,9 @@ class Bench:
             "kept": in_scope / dense["parameters"],
             "parameters": in_scope,
             "prototype": PROTOTYPE.get((subject.name, keep, method.name)),
-            "damage_predicted": self.predicted(plan, curvature),
+            "damage_predicted": self.predicted(plan, curvature, keep),
         }
-        if method.name == "coloring":
+        if method.name.endswith("coloring"):
             row |= search_record(plan)
             started = time.perf_counter()
             smaller, row["reloaded_bit_equal"] = reloaded(smaller, subject)
@@ -204,9 +215,10 @@ class Bench:
         row["seconds"] = {step: round(value, 3) for step, value in seconds.items()}
         return row
 
-    def predicted(self, plan: Plan, curvature: Curvature) -> float:
-        """Damage in units of the loss: by the Kronecker curvature, whatever estimate the plan was made with."""
-        kronecker, model = self.curvature("kronecker"), self.subject.model
+    def predicted(self, plan: Plan, curvature: Curvature, keep: float) -> float:
+        """Damage in units of the loss: by the Kronecker curvature, whatever estimate a peer's plan was made with."""
+        kronecker = curvature if curvature.probes else self.curvature("kronecker", keep)
+        model = self.subject.model
         layers = {layer.name: layer for layer in plan.shareable_layers()}
         total = 0.0
         for factors in factorize_plan(model, plan, curvature):

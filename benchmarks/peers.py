@@ -10,6 +10,10 @@
 | Kronecker, private | kronecker | private | allocated as ours |
 | Kronecker, neighbours | kronecker | neighbours in pairs | allocated as ours |
 | coloring | kronecker | searched | allocated |
+| probed, private | probed | private | allocated |
+| probed, coloring | probed | searched | allocated |
+
+`probed` is what `geocolor compress` does by default: Kronecker factors whose scales were set by `geocolor.calibrate`.
 
 Every plan is carried out by `geocolor.apply` within the same fraction `keep` of the parameters in scope. Coefficients
 are the best for each layer's own statistics, which Basis Sharing itself does not do: it gains a little by it.
@@ -166,6 +170,8 @@ METHODS: tuple[Method, ...] = (
     Method("Kronecker, neighbours", "kronecker", _neighbours_allocated),
     Method("Kronecker, private", "kronecker", _private_allocated),
     Method("coloring", "kronecker", _coloring),
+    Method("probed, private", "probed", _private_allocated),
+    Method("probed, coloring", "probed", _coloring),
 )
 
 

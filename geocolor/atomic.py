@@ -41,6 +41,7 @@ def replace_directory(target: Path, write: Callable[[Path], object], overwrite: 
         write(temporary)
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o666 & ~_umask())
                 _flush(file)
         temporary.chmod(0o777 & ~_umask())
         if target.exists():
@@ -70,11 +71,24 @@ def refuse_occupied(target: Path, overwrite: bool = False) -> None:
         raise FileExistsError(
             f"{target} already holds something: choose another output folder, or pass overwrite (--overwrite)"
         )
-    place = target.absolute().parent
+    check_place(target)
+
+
+def check_place(target: Path) -> None:
+    """Raise PermissionError or NotADirectoryError where nothing can be made at `target`.
+
+    A folder is made there for a moment: permissions alone do not tell (root may write in /proc, /proc disagrees).
+    """
+    place = Path(target).absolute().parent
     while not place.exists():
         place = place.parent
-    if not os.access(place, os.W_OK):
-        raise PermissionError(f"cannot write below {place}: choose another output folder")
+    if not place.is_dir():
+        raise NotADirectoryError(f"{place} is a file, so {target} cannot be made below it: choose another place")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".geocolor.", dir=place):
+            pass
+    except OSError as error:
+        raise PermissionError(f"cannot write {target}: nothing can be made in {place}; choose another place") from error
 
 
 def _writable_folder(folder: Path) -> Path:

@@ -156,7 +156,8 @@ def _directions(turned: Sequence[Metric], root: Tensor, columns: int | None) -> 
     rows = sum(len(member.weight) for member in turned)
     if columns <= rows < n:
         span, triangle = torch.linalg.qr((torch.cat([member.half for member in turned]) @ root).T)
-        return span @ _eigenvectors(triangle @ triangle.T)[:, :columns]
+        spanned: Tensor = span @ _eigenvectors(triangle @ triangle.T)[:, :columns]
+        return spanned
     gram = turned[0].gram if len(turned) == 1 else torch.stack([member.gram for member in turned]).sum(0)
     return _eigenvectors(root.T @ gram @ root)[:, :columns]
 
@@ -189,7 +190,8 @@ def _frame(member: Metric, basis: Tensor) -> Tensor:
     triangle, failed = torch.linalg.cholesky_ex(basis.T @ image, upper=True)
     pivots = triangle.diagonal()
     if failed or (len(pivots) and float(pivots.min()) < 1e-7 * float(pivots.max())):
-        return member.root_in @ torch.linalg.qr(member.root_in @ basis)[0]
+        orthonormal: Tensor = torch.linalg.qr(member.root_in @ basis)[0]
+        return member.root_in @ orthonormal
     frame: Tensor = torch.linalg.solve_triangular(triangle, image, upper=True, left=False)
     return frame
 

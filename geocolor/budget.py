@@ -57,8 +57,8 @@ def allocate(
             least = chosen.parameters / graph.parameters_dense
             with_bases = "" if bases is None else f" with {count_bases(bases)}"
             raise UnreachableError(
-                f"keep={budget / graph.parameters_dense:.4g} cannot be reached{with_bases}: "
-                f"the least found for these layers is {least:.4g}; raise keep{' or bases' if with_bases else ''}"
+                f"{budget} of {graph.parameters_dense} parameters cannot be reached{with_bases}: "
+                f"the least found for these layers is keep={least:.4g}; raise keep{' or bases' if with_bases else ''}"
             )
         high *= 16
         chosen = _choose(graph, groups, high, bases)

@@ -1,16 +1,16 @@
 """What the commands of the command line do; each returns the figures it prints, for `--json`."""
 
-import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+import transformers
 from rich.console import Console
 from torch import nn
 
 from geocolor import data
-from geocolor.atomic import refuse_occupied, replace_directory
+from geocolor.atomic import check_place, refuse_occupied, replace_directory
 from geocolor.budget import allocate
 from geocolor.carry_out import apply
 from geocolor.curvature import load_curvature
@@ -20,12 +20,11 @@ from geocolor.figures import draw_plan, draw_race
 from geocolor.graph import CostGraph
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
 from geocolor.pipeline import Clock, Report, Settings, compress_into, prepare, priced, weight_bytes, write_model
-from geocolor.pipeline import write_report as write_json
+from geocolor.pipeline import write_report as write_report
 from geocolor.plans import Plan, read_plan, write_plan
 from geocolor.preflight import (
     check_file,
     check_keep,
-    check_place,
     check_runs,
     check_sequence,
     check_settings,
@@ -61,7 +60,7 @@ def compress(
     overwrite: bool,
 ) -> Report:
     check_settings(settings)
-    _check_folder(out, overwrite)
+    refuse_occupied(out, overwrite)
     model, tokenizer = _model(source)
     calibration = _batches(data_source, model, tokenizer, sequence, batch_size)
     if test_source is None:
@@ -75,6 +74,7 @@ def compress(
         test,
         settings,
         tokenizer=tokenizer,
+        save_dtype=_stored_dtype(source),
         bytes_per_unit=_bytes_per_unit(model, tokenizer, test),
         overwrite=overwrite,
         progress=True,
@@ -100,7 +100,7 @@ def make_plan(
     overwrite: bool,
 ) -> Report:
     check_settings(settings)
-    _check_folder(out, overwrite)
+    refuse_occupied(out, overwrite)
     check_file(graph_path, (".graphml", ".json"))
     model, tokenizer = _model(source)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
@@ -128,7 +128,7 @@ def make_plan(
 def carry_out(
     console: Console, source: str, plan_path: Path, curvature_path: Path | None, out: Path, overwrite: bool
 ) -> Report:
-    _check_folder(out, overwrite)
+    refuse_occupied(out, overwrite)
     plan = _plan(plan_path)
     beside = plan_path.parent / "curvature.safetensors"
     if curvature_path is None and not beside.exists():
@@ -140,6 +140,7 @@ def carry_out(
     clock = Clock()
     with clock("apply"):
         smaller = apply(model, plan, curvature, inplace=True, progress=True)
+        smaller = smaller.to(dtype=_stored_dtype(source))
     with clock("save"):
         write_model(smaller, out, plan, tokenizer, overwrite=overwrite)
     console.print(f"kept {plan.kept:.4f} of {plan.parameters_dense:,} parameters in scope")
@@ -166,7 +167,7 @@ def evaluation(
     bytes_per_unit = _bytes_per_unit(model, tokenizer, test)
     with clock("evaluate"):
         result = evaluate(model, test, reference=reference, bytes_per_unit=bytes_per_unit, progress=True)
-    report: Report = {key: value for key, value in vars(result).items() if value is not None}
+    report: Report = {key: value for key, value in vars(result).items() if value is not None and value != {}}
     report["model_parameters"] = report["parameters"]
     if reference is not None:
         with clock("evaluate the reference"):
@@ -180,7 +181,7 @@ def evaluation(
         report |= plan_report(_plan(Path(source) / "plan.json"))
     report["seconds"] = clock.seconds
     for key, value in report.items():
-        console.print(f"{key.replace('_', ' '):>22}  {value}", highlight=False)
+        console.print(f"{key.replace('_', ' '):>22}  {_readable(value)}", highlight=False)
     return report
 
 
@@ -201,14 +202,14 @@ def compare(
     check_file(figure, FIGURES)
     for name in names:
         find_solver(name)
-    if any(K < 1 for K in bases):
+    if min(bases, default=1) < 1:
         raise ValueError(f"--bases holds {min(bases)}; every K must be at least 1")
     model, tokenizer = _model(source)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
     _, graph = priced(model, calibration, settings, clock=clock, progress=True)
     size = len(graph.layers)
-    if any(K > size for K in bases):
+    if max(bases, default=1) > size:
         raise ValueError(f"--bases holds {max(bases)}, the model has {size} layers in scope; ask for at most that many")
     with clock("race"):
         rows = race(
@@ -248,6 +249,8 @@ def race(
         for name in names or solver_names(problem):
             with console.status(f"K = {K}: {name}"):
                 solution = solve(problem, name, time_limit=settings.time_limit, seed=settings.seed)
+            if solution.interrupted:
+                raise KeyboardInterrupt
             rows.append(
                 {
                     "solver": name,
@@ -289,24 +292,6 @@ def plan_report(plan: Plan) -> Report:
     }
 
 
-def write_report(report: Report, path: Path) -> None:
-    """JSON, whole or not at all; it has no infinity and no NaN, so what is not finite is null."""
-    write_json(_finite(report), path)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _check_folder(out: Path, overwrite: bool) -> None:
-    check_place(out)
-    refuse_occupied(out, overwrite)
-
-
 def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data.Tokenizer | None]:
     """The model that `source` names; `dense` is its architecture where `source` is a saved plain module."""
     folder = Path(source)
@@ -320,6 +305,14 @@ def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data
     model, tokenizer = data.load_model(source)
     check_weights(model)
     return model, tokenizer
+
+
+def _stored_dtype(source: str) -> torch.dtype | None:
+    """The dtype of the weights on disk, in which the smaller model is saved too; None where it cannot be known."""
+    if ":" in source and not Path(source).exists():
+        return None  # module:function
+    dtype = transformers.AutoConfig.from_pretrained(source).dtype
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
 def _batches(
@@ -351,6 +344,12 @@ def _plan(path: Path) -> Plan:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name the plan.json in it")
     return read_plan(path)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_readable(entry)}" for key, entry in value.items())
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _print_plan(console: Console, plan: Plan) -> None:

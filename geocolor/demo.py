@@ -10,13 +10,14 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from geocolor import data
+from geocolor.atomic import refuse_occupied
 from geocolor.embedded import MODEL
 from geocolor.embedded.corpus import Split, corpus
 from geocolor.pipeline import Report, Settings, compress_into
 from geocolor.tables import comparison_table
 
-CALIBRATION_SEQUENCES = 256
-TEST_SEQUENCES = 512
+CALIBRATION_SEQUENCES = 128
+TEST_SEQUENCES = 256
 PROMPT = "def read_lines(path):\n    "
 
 
@@ -26,6 +27,7 @@ def run(console: Console, keep: float, out: Path) -> Report:
     A folder that holds something else than a former demo is refused.
     """
     former = out.is_dir() and (out / "report.json").exists() and (out / "plan.json").exists()
+    refuse_occupied(out, overwrite=former)
     console.print(f"[bold]geocolor demo[/]: the embedded language model of Python source, keep = {keep:g}")
     model, tokenizer = data.load_model(str(MODEL))
     report, smaller = compress_into(
@@ -33,7 +35,7 @@ def run(console: Console, keep: float, out: Path) -> Report:
         model,
         sequences("calibration", CALIBRATION_SEQUENCES),
         sequences("test", TEST_SEQUENCES),
-        Settings(keep=keep),
+        Settings(keep=keep, solver="greedy", time_limit=40),
         tokenizer=tokenizer,
         save_dtype=torch.float16,
         bytes_per_unit=1.0,

@@ -257,8 +257,8 @@ def describe(
         "bases": plan.basis_count,
         "classes_shared": sum(len(cls.layers) > 1 for cls in plan.classes),
         "solver": plan.solver,
-        "lower_bound": _finite(plan.lower_bound),
-        "gap": _finite(plan.gap),
+        "lower_bound": plan.lower_bound,
+        "gap": plan.gap,
         "latency_seconds_dense": dense.latency_seconds,
         "latency_seconds": compressed.latency_seconds,
     }
@@ -280,15 +280,21 @@ def write_model(smaller: nn.Module, out: Path, plan: Plan, tokenizer: Any = None
     replace_directory(out, write, overwrite)
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def weight_bytes(folder: Path) -> int:
     """Bytes of the weight files in a saved model."""
     return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:
-    text = json.dumps(report, indent=1, default=str) + "\n"
+    """JSON, whole or not at all; it has no infinity and no NaN, so what is not finite is null."""
+    text = json.dumps(finite(report), indent=1, default=str, allow_nan=False) + "\n"
     write_atomically(Path(path), lambda temporary: temporary.write_text(text))
+
+
+def finite(value: Any) -> Any:
+    """The value with null for every float in it that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -39,7 +39,8 @@ def plan(
     With `keep` the rate–distortion price is searched, and the plan is never predicted worse than the best without
     sharing. With `bases` alone it is the paper's form: at most that many layers lend their own basis, of rank
     `rank_fraction · min(m, n)`, to the others. `beta` is the trust region's radius relative to the weight
-    (DESIGN §7). Raises `ValueError` for budgets that make no sense or cannot be met.
+    (DESIGN §7); `time_limit` is for all of the search, in seconds. Raises `ValueError` for budgets that make no sense
+    or cannot be met.
     """
     _check_budget(graph, keep, bases)
     started = time.perf_counter()
@@ -124,8 +125,12 @@ def _search(
     else:  # so dear that the smallest coloring is the best one
         energies = [graph.metrics[layer.name].energy ** graph.aggregate for layer in graph.layers]
         price = 10 * math.fsum(energies)
+    deadline = time.perf_counter() + time_limit
     for _ in range(rounds):
-        solution = solve(graph.group_problem(price, bases), solver, time_limit=time_limit, seed=seed)
+        left = max(deadline - time.perf_counter(), 0.0)
+        if found is not None and left == 0.0:
+            break
+        solution = _solved(solve(graph.group_problem(price, bases), solver, time_limit=left, seed=seed))
         lower_bound = max(lower_bound, solution.lower_bound - price * budget)
         if solution.coloring is None or solution.coloring in seen:
             break
@@ -138,6 +143,13 @@ def _search(
     if best is None:
         raise UnreachableError(f"{found.message if found else 'no coloring was found'}; raise keep or bases")
     return best, found, max(lower_bound, 0.0)
+
+
+def _solved(solution: Solution) -> Solution:
+    """A plan is not made from a search that the user broke off."""
+    if solution.interrupted:
+        raise KeyboardInterrupt
+    return solution
 
 
 def _planned(graph: CostGraph, group: Group, option: Option) -> PlannedClass:
@@ -167,7 +179,7 @@ def _medoid_plan(
     problem = graph.medoid_problem(
         bases, rank_fraction=rank_fraction, beta=beta, flat_energy=flat_energy, progress=progress
     )
-    solution = solve(problem, solver, time_limit=time_limit, seed=seed)
+    solution = _solved(solve(problem, solver, time_limit=time_limit, seed=seed))
     if solution.coloring is None:
         shapes = len({(layer.in_side, layer.out_side) for layer in graph.layers})
         raise ValueError(

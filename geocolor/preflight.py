@@ -1,13 +1,13 @@
 """What can be refused before any long work: settings, places to write to, weights, a model that does not run."""
 
 import math
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from geocolor.atomic import check_place
 from geocolor.curvature import ESTIMATES
 from geocolor.losses import Batch, default_loss, device_of, move
 from geocolor.pipeline import Settings
@@ -54,23 +54,6 @@ def check_file(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"cannot write {path}: its name has to end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
     check_place(path)
-
-
-def check_place(target: Path) -> None:
-    """Raise PermissionError or NotADirectoryError where nothing can be made at `target`.
-
-    A folder is made there for a moment: permissions alone do not tell (root may write in /proc, /proc disagrees).
-    """
-    place = target.absolute().parent
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir():
-        raise NotADirectoryError(f"{place} is a file, so {target} cannot be made below it: choose another place")
-    try:
-        with tempfile.TemporaryDirectory(prefix=".geocolor.", dir=place):
-            pass
-    except OSError as error:
-        raise PermissionError(f"cannot write {target}: nothing can be made in {place}; choose another place") from error
 
 
 def check_weights(model: nn.Module) -> None:

@@ -104,11 +104,12 @@ def replacement(graph: CostGraph, index: int, allocation: Allocation) -> Replace
 def few(
     batches: Sequence[Batch], loss: Loss, model: nn.Module, most_samples: int = 64, most_units: int = 2048
 ) -> list[Batch]:
-    """The first batches, until they hold enough samples or units of the loss."""
+    """Batches spread evenly over the data, until they hold enough samples or units of the loss."""
+    spread = sorted(range(len(batches)), key=lambda index: index * 0.618033988749895 % 1)  # the golden ratio's rotation
     chosen: list[Batch] = []
     samples = units = 0
     with evaluating(model):
-        for batch in batches:
+        for batch in (batches[index] for index in spread):
             if chosen and (samples >= most_samples or units >= most_units):
                 break
             outputs = loss.forward(model, move(batch, device_of(model)))

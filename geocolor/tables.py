@@ -154,7 +154,7 @@ def race_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 number(run.cost, 4) if math.isfinite(run.cost) else run.status.replace("_", " ") or MISSING,
                 "best" if run.excess == 0 else percent(run.excess, signed=True),
                 number(run.lower_bound, 4) if math.isfinite(run.lower_bound) else MISSING,
-                _gap(run.gap),
+                _gap(run.gap) if math.isfinite(run.cost) else MISSING,
                 MISSING if run.classes is None else str(run.classes),
                 duration(run.seconds),
                 style="bold" if run.excess == 0 else "",

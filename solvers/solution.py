@@ -41,6 +41,7 @@ class Solution:
         settings: its settings.
         seed: the seed.
         oracle_calls: calls of ``group_cost`` that this solve made (group problems).
+        interrupted: whether Ctrl-C ended it; whoever asks for several solves should stop too.
         message: what was picked and why, what stopped it, what to try.
     """
 
@@ -56,6 +57,7 @@ class Solution:
     seed: int = 0
     oracle_calls: int = 0
     message: str = ""
+    interrupted: bool = False
 
     @property
     def gap(self) -> float:

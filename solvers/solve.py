@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 
 from solvers.auto import Auto, choose
 from solvers.bounds import quick_bound, strong_bound
@@ -72,7 +72,8 @@ def solve(
             search.note(f"interrupted after {search.elapsed():.1f} s; this is the best coloring found until then")
         if not interrupted and not search.closed() and search.remaining() > 0 and search.bound < math.inf:
             search.prove(strong_bound(problem, search.cost))
-    return _finish(problem, chosen, search, _oracle_calls(problem) - calls)
+    solution = _finish(problem, chosen, search, _oracle_calls(problem) - calls)
+    return replace(solution, interrupted=interrupted)
 
 
 def _check_support(solver: Solver, problem: Problem) -> None:

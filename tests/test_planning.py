@@ -98,7 +98,7 @@ def test_a_region_out_of_reach_is_said(network: nn.Module, graph: CostGraph) -> 
         (float("nan"), None, "above 0 and at most 1; got nan"),
         (None, 0, "bases must be at least 1; got 0"),
         (0.8, 7, "more than the 6 layers in scope"),
-        (0.01, None, "cannot be reached: the least found for these layers is"),
+        (0.01, None, "cannot be reached: the least found for these layers is keep="),
         (0.1, 1, "raise keep or bases"),
     ],
 )

@@ -63,7 +63,7 @@ def bits_per_byte(model: torch.nn.Module, data: torch.Tensor, length: int, batch
         target = windows(data, part, length)[:, 1:]
         total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum").item()
     model.train()
-    bits: float = total / (len(starts) * (length - 1)) / math.log(2)
+    bits: float = float(total) / (len(starts) * (length - 1)) / math.log(2)
     return bits
 
 

@@ -1,0 +1,428 @@
+"""The command line: as a process where the process matters, within this one where only the answer does."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import geocolor.cli
+from geocolor import commands, pipeline
+from geocolor.embedded import MODEL
+
+TEXT = "def f(x, y):\n    return [x for _ in range(y)]\n\n" * 40
+SMALL = ["--sequence", "32", "--time-limit", "2"]
+FIGURES = {
+    "kept",
+    "parameters_dense",
+    "parameters",
+    "loss_dense",
+    "loss",
+    "damage_predicted",
+    "damage_measured",
+    "seconds",
+    "bases",
+    "solver",
+    "lower_bound",
+    "gap",
+}
+OF_A_PLAN = FIGURES - {"loss_dense", "loss", "damage_measured"}
+
+PROGRAM = '''
+import os, signal, torch
+from torch import nn
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+def wider():
+    return nn.Sequential(nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+
+def broken():
+    model = network()
+    with torch.no_grad():
+        model[2].weight[3, 4] = float("nan")
+    return model
+
+def nothing_to_share():
+    return nn.Sequential(nn.LayerNorm(8))
+
+class Interrupted(nn.Linear):
+    """Ctrl-C at its third pass."""
+
+    passes = 0
+
+    def __call__(self, x):
+        self.passes += 1
+        if self.passes == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().__call__(x)
+
+def interrupted():
+    return nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), Interrupted(8, 3))
+
+def data():
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(8, 8, generator=generator), torch.randint(3, (8,), generator=generator)) for _ in range(6)
+    ]
+
+def narrow_data():
+    return [(inputs[:, :5], labels) for inputs, labels in data()]
+'''
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random language model (`llama`), a text, a text of one line, and a program."""
+    place = tmp_path_factory.mktemp("cli")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).to(torch.float16).save_pretrained(place / "llama")
+    for file in MODEL.glob("tokenizer*"):
+        shutil.copy(file, place / "llama")
+    (place / "text.txt").write_text(TEXT)
+    (place / "short.txt").write_text("def f")
+    (place / "program_of_the_cli_tests.py").write_text(PROGRAM)
+    return place
+
+
+def geocolor_process(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", "geocolor.cli", *arguments],
+        cwd=place,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+Refuse = Callable[..., str]
+
+
+@pytest.fixture
+def refuse(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refuse:
+    """Runs a command that has to be refused; gives the sentence."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: str, status: int = 2) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            geocolor.cli.main(arguments)
+        written = capsys.readouterr()
+        assert stopped.value.code == status, written.err
+        assert "Traceback" not in written.err
+        return written.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def planned(place: Path) -> Path:
+    """A plan of the plain network, made once."""
+    here = Path.cwd()
+    os.chdir(place)
+    try:
+        geocolor.cli.main([*plain("plan"), "--keep", "0.6", "-o", "planned"])
+    finally:
+        os.chdir(here)
+    return place / "planned"
+
+
+def plain(command: str, model: str = "network", data: str = "data") -> list[str]:
+    program = "program_of_the_cli_tests"
+    return [command, f"{program}:{model}", "--data", f"{program}:{data}", "--time-limit", "2"]
+
+
+def strict_json(path: Path) -> Any:
+    """Decoded, with NaN and Infinity, which JSON has not, refused."""
+
+    def refuse_constant(name: str) -> None:
+        raise AssertionError(f"{path} holds {name}, which is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse_constant)
+
+
+def test_compress_does_the_whole_job(place: Path) -> None:
+    done = geocolor_process(
+        place, "compress", "llama", "--data", "text.txt", "--keep", "0.7", "-o", "smaller", "--json", "r.json", *SMALL
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Loading weights" not in done.stderr
+    assert "Writing model" not in done.stderr
+    report = strict_json(place / "r.json")
+    assert report.keys() >= FIGURES
+    assert 0.6 < report["kept"] <= 0.7
+    assert report["kept"] == pytest.approx(report["parameters"] / report["parameters_dense"])
+    assert report["damage_measured"] == pytest.approx(report["loss"] - report["loss_dense"])
+    assert report["bits_per_byte_dense"] == pytest.approx(report["loss_dense"] / math.log(2), rel=1e-6)
+    assert {"measure", "price", "plan", "apply", "save", "evaluate"} <= report["seconds"].keys()
+    assert report["bytes_on_disk_dense"] == sum(file.stat().st_size for file in (place / "llama").glob("*.safetensors"))
+    assert strict_json(place / "smaller" / "report.json") == report
+    assert strict_json(place / "smaller" / "config.json")["dtype"] == "float16"
+    assert "damage predicted" in done.stdout
+    assert "smaller/plan.json" in done.stdout
+    assert {"config.json", "plan.json", "plan.png", "tokenizer.json"} <= {
+        file.name for file in (place / "smaller").iterdir()
+    }
+
+
+def test_plan_apply_evaluate_show_give_the_same_figures(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    data = ["--data", "text.txt", "--sequence", "32"]
+    chain = {
+        "planned.json": ["plan", "llama", *data, "--keep", "0.8", "--time-limit", "2", "-o", "chain/plan"],
+        "applied.json": ["apply", "llama", "chain/plan/plan.json", "-o", "chain/model"],
+        "evaluated.json": ["evaluate", "chain/model", *data, "--reference", "llama"],
+        "shown.json": ["show", "chain/plan/plan.json", "-o", "chain/coloring.svg"],
+    }
+    for name, command in chain.items():
+        if command[0] in ("apply", "show"):
+            geocolor.cli.main([*command, "--json", name])
+            continue
+        done = geocolor_process(place, *command, "--json", name)
+        assert done.returncode == 0, done.stderr
+        assert "error" not in done.stderr
+        assert "it/s]" not in done.stderr
+    made, applied, evaluated, shown = (strict_json(place / name) for name in chain)
+    assert all(report.keys() >= OF_A_PLAN for report in (made, applied, shown))
+    assert evaluated.keys() >= FIGURES
+    for key in OF_A_PLAN - {"seconds"}:
+        assert made[key] == applied[key] == shown[key] == evaluated[key], key
+    removed = evaluated["model_parameters_dense"] - evaluated["model_parameters"]
+    assert removed == made["parameters_dense"] - made["parameters"] > 0
+    assert evaluated["damage_measured"] == pytest.approx(evaluated["loss"] - evaluated["loss_dense"])
+    assert "<svg" in (place / "chain" / "coloring.svg").read_text()
+
+
+def test_compare_races_solvers_over_bases(place: Path) -> None:
+    command = ["compare", "llama", "--data", "text.txt", *SMALL, "--bases", "3", "5", "--solvers", "greedy", "random"]
+    done = geocolor_process(place, *command, "--figure", "race.png", "--json", "race.json")
+    assert done.returncode == 0, done.stderr
+    report = strict_json(place / "race.json")
+    assert [(row["K"], row["solver"]) for row in report["rows"]] == [
+        (3, "greedy"),
+        (3, "random"),
+        (5, "greedy"),
+        (5, "random"),
+    ]
+    assert all(row["lower_bound"] is None or row["cost"] is None or row["lower_bound"] <= row["cost"] + 1e-9
+               for row in report["rows"])  # fmt: skip
+    assert (place / "race.png").stat().st_size > 0
+
+
+def test_ctrl_c_leaves_nothing_behind_and_exits_130(place: Path) -> None:
+    before = {file.name for file in place.iterdir()}
+    done = geocolor_process(place, *plain("compress", "interrupted"), "--keep", "0.5", "-o", "never")
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "stopped" in done.stderr
+    assert {file.name for file in place.iterdir()} - before <= {"__pycache__"}
+
+
+def test_ctrl_c_while_writing_keeps_what_was_there(
+    place: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = place / "kept" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+
+    def interrupted(_model: nn.Module, folder: Path, **_: Any) -> None:
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "save", interrupted)
+    before = {file.name for file in place.iterdir()}
+    refuse(*plain("compress"), "--keep", "0.5", "-o", "kept", "--overwrite", status=130)
+    assert mine.read_text() == "mine"
+    assert [file.name for file in mine.parent.iterdir()] == ["mine.txt"]
+    assert {file.name for file in place.iterdir()} == before
+
+
+def test_mistake_as_a_process_is_one_sentence_and_status_2(place: Path) -> None:
+    done = geocolor_process(place, *plain("compress", "broken"), "--keep", "0.5", "-o", "never")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: the model's 2.weight[3, 4] is nan, and 1 of its 64 weights")
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert not (place / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        (["--keep", "0"], "above 0 and at most 1; got 0"),
+        (["--keep", "1.5"], "above 0 and at most 1; got 1.5"),
+        (["--keep", "-1"], "above 0 and at most 1; got -1"),
+        (["--keep", "nan"], "above 0 and at most 1; got nan"),
+        (["--keep", "0.01"], "cannot be reached"),
+        (["--bases", "0"], "--bases is 0; it must be at least 1"),
+        (["--bases", "4"], "more than the 3 layers in scope"),
+        ([], "Pass --keep"),
+        (["--keep", "0.5", "--solver", "simplex"], "there is no solver 'simplex'; the solvers are auto,"),
+        (["--keep", "0.5", "--estimate", "guess"], "there are kronecker,"),
+        (["--keep", "0.5", "--trust-region", "0"], "--trust-region is 0; it must be above 0"),
+        (["--keep", "0.5", "--time-limit", "0"], "--time-limit is 0 seconds"),
+        (["--keep", "0.5", "--samples", "0"], "--samples is 0"),
+        (["--keep", "0.5", "--include", "encoder.*"], "include pattern 'encoder.*' matches no layer"),
+    ],
+)
+def test_impossible_budgets_and_settings(place: Path, refuse: Refuse, budget: list[str], sentence: str) -> None:
+    assert sentence in refuse(*plain("compress"), *budget, "-o", "never")
+    assert not (place / "never").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "sentence"),
+    [
+        ("network", "none_such", "has no function 'none_such'; it has network"),
+        ("network", "narrow_data", "does not run on the first batch"),
+        ("nothing_to_share", "data", "no layer that can share a basis"),
+        ("data", "data", "returned a list, not a torch.nn.Module"),
+    ],
+)
+def test_models_and_data_that_do_not_fit(refuse: Refuse, model: str, data: str, sentence: str) -> None:
+    assert sentence in refuse(*plain("plan", model, data), "--keep", "0.5", "-o", "never")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["llama", "--data", "short.txt"], "short.txt has 5 tokens, one sequence needs 32"),
+        (["llama", "--data", "missing.txt"], "data file missing.txt does not exist"),
+        (["./missing", "--data", "text.txt"], "model folder ./missing does not exist"),
+        (["missing:model", "--data", "text.txt"], "no module 'missing' here"),
+        (["llama", "--data", "text.txt", "--sequence", "65"], "the model takes at most 64 tokens"),
+    ],
+)
+def test_missing_and_too_short_input(refuse: Refuse, arguments: list[str], sentence: str) -> None:
+    assert sentence in refuse("plan", "--keep", "0.5", "-o", "never", "--sequence", "32", *arguments)
+
+
+def test_occupied_output_is_refused_and_nothing_is_lost(place: Path, refuse: Refuse) -> None:
+    mine = place / "occupied" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    for command in ("compress", "plan"):
+        said = refuse(*plain(command), "--keep", "0.5", "-o", "occupied")
+        assert "occupied already holds something" in said
+        assert "--overwrite" in said
+        assert "text.txt is a file" in refuse(*plain(command), "--keep", "0.5", "-o", "text.txt")
+    assert "already holds something" in refuse("demo", "-o", "occupied")
+    assert mine.read_text() == "mine"
+    assert len(list(mine.parent.iterdir())) == 1
+    assert (place / "text.txt").read_text() == TEXT
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a folder that even root cannot write in")
+def test_read_only_places_are_refused_before_the_work(
+    planned: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_model", lambda *_: pytest.fail("the model was loaded first"))
+    budget = ["--keep", "0.5"]
+    for arguments in (
+        [*plain("compress"), *budget, "-o", "/proc/smaller"],
+        [*plain("plan"), *budget, "-o", "/proc/below/plan"],
+        [*plain("plan"), *budget, "-o", "never", "--json", "/proc/report.json"],
+        [*plain("plan"), *budget, "-o", "never", "--graph", "/proc/graph.json"],
+        [*plain("compare"), "--figure", "/proc/race.png"],
+        ["show", str(planned / "plan.json"), "-o", "/proc/plan.png"],
+        ["apply", "llama", str(planned / "plan.json"), "-o", "/proc/smaller"],
+        ["demo", "-o", "/proc/demo"],
+    ):
+        said = refuse(*arguments)
+        assert "cannot write /proc/" in said
+        assert "choose another place" in said
+
+
+def test_plan_for_another_model_is_refused(planned: Path, refuse: Refuse) -> None:
+    program = "program_of_the_cli_tests"
+    assert "another model" in refuse("apply", f"{program}:wider", str(planned / "plan.json"), "-o", "never")
+    assert "no layer '0'" in refuse("apply", "llama", str(planned / "plan.json"), "-o", "never")
+
+
+def test_damaged_plans_are_refused(planned: Path, tmp_path: Path, refuse: Refuse) -> None:
+    text = (planned / "plan.json").read_text()
+    document = json.loads(text)
+    factored = next(entry for entry in document["classes"] if entry["rank"])
+    factored["rank"] += 1
+    damaged = {
+        "truncated.json": (text[: len(text) // 2], "is not whole JSON"),
+        "edited.json": (json.dumps(document), "its ranks make"),
+        "newer.json": (json.dumps(document | {"format_version": 2}), "plan format 2 is not one"),
+        "list.json": ("[]", "is not one this geocolor reads"),
+    }
+    for name, (content, sentence) in damaged.items():
+        (tmp_path / name).write_text(content)
+        for command in (["show"], ["apply", "program_of_the_cli_tests:network", "-o", "never"]):
+            assert sentence in refuse(*command, str(tmp_path / name)), name
+        assert (tmp_path / name).read_text() == content
+    assert "no plan at" in refuse("show", str(tmp_path / "missing.json"))
+    assert "name the plan.json in it" in refuse("show", str(planned))
+
+
+def test_plan_without_its_curvature_says_how_to_get_it(planned: Path, tmp_path: Path, refuse: Refuse) -> None:
+    shutil.copy(planned / "plan.json", tmp_path)
+    said = refuse("apply", "program_of_the_cli_tests:network", str(tmp_path / "plan.json"), "-o", "never")
+    assert "--curvature" in said
+    assert "geocolor plan" in said
+
+
+def test_plain_module_is_compressed_and_evaluated_against_its_program(
+    place: Path, planned: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    program = "program_of_the_cli_tests"
+    geocolor.cli.main(["apply", f"{program}:network", str(planned / "plan.json"), "-o", "plain"])
+    data = ["--data", f"{program}:data"]
+    assert "--reference module:function" in refuse("evaluate", "plain", *data)
+    geocolor.cli.main(["evaluate", "plain", *data, "--reference", f"{program}:network", "--json", "plain.json"])
+    report = strict_json(place / "plain.json")
+    assert report.keys() >= FIGURES
+    assert "accuracy" in report
+    assert report["model_parameters"] < report["model_parameters_dense"]
+
+
+def test_what_is_not_finite_is_null_in_a_report(tmp_path: Path) -> None:
+    report = {"gap": math.inf, "rows": [{"cost": -math.inf, "seconds": {"plan": math.nan}, "K": 2}], "loss": 0.5}
+    commands.write_report(report, tmp_path / "report.json")
+    assert strict_json(tmp_path / "report.json") == {
+        "gap": None,
+        "rows": [{"cost": None, "seconds": {"plan": None}, "K": 2}],
+        "loss": 0.5,
+    }
+
+
+def test_our_own_warnings_are_still_said(place: Path, refuse: Refuse) -> None:
+    said = refuse(*plain("plan"), "--keep", "0.01", "--samples", "2", "-o", "never")
+    assert "warning:" in said
+    assert "samples" in said
+
+
+@pytest.mark.parametrize("command", ["demo", "compress", "plan", "apply", "evaluate", "compare", "show"])
+def test_every_command_has_help_and_a_json_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        geocolor.cli.main([command, "--help"])
+    assert stopped.value.code == 0
+    assert "--json" in capsys.readouterr().out
