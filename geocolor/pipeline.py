@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from geocolor.atomic import refuse_occupied, replace_directory, write_atomically
 from geocolor.backend import count_parameters
 from geocolor.bases import FactoredKind
+from geocolor.budget import UnreachableError
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, measure
 from geocolor.evaluation import Evaluation, evaluate
@@ -102,7 +103,7 @@ def prepare(
             seed=settings.seed,
             progress=progress,
         )
-    if settings.probes and found.keep is not None and any(len(cls.layers) > 1 for cls in found.classes):
+    if settings.probes:
         with clock("verify"):
             found = verified(model, graph, found, calibration, loss, progress=progress)
     return Prepared(curvature, graph, found)
@@ -119,27 +120,28 @@ def verified(
 ) -> Plan:
     """The plan, or the best one without sharing where that stays nearer the dense model on calibration data.
 
-    A price can be wrong; this is measured. A warning says so when sharing loses.
+    A price can be wrong; this is measured, and a warning says so when sharing loses. The divergence measured sets the
+    common scale of the plan's predicted damage.
     """
     loss = default_loss(model, calibration[0]) if loss is None else loss
-    try:
-        alone = plan(graph, shared.keep, shared.bases, solver="private", beta=shared.trust_region)
-    except ValueError:  # only sharing meets this budget
-        return shared
-    batches = few(calibration, loss, model)
-    found = [
-        divergence_of(model, apply(model, each, graph.curvature, progress=progress), batches, loss)
-        for each in (shared, alone)
+    batches = few(calibration, loss, model, 512, 16384)
+    plans = [shared]
+    if shared.keep is not None and any(len(cls.layers) > 1 for cls in shared.classes):
+        with suppress(UnreachableError):  # only sharing may meet a budget of few bases
+            plans.append(plan(graph, shared.keep, shared.bases, solver="private", beta=shared.trust_region))
+    measured = [
+        divergence_of(model, apply(model, each, graph.curvature, progress=progress), batches, loss) for each in plans
     ]
-    if found[0] <= found[1]:
-        return shared
-    warnings.warn(
-        f"sharing was predicted to do less damage and did more on calibration data ({found[0]:.4g} against "
-        f"{found[1]:.4g} {graph.curvature.unit} from the dense model): the plan without sharing is used. "
-        "More calibration data or a higher --damping may help",
-        stacklevel=2,
-    )
-    return alone
+    chosen = 0 if len(plans) == 1 or measured[0] <= measured[1] else 1
+    if chosen:
+        warnings.warn(
+            f"sharing was predicted to do less damage and did more on calibration data ({measured[0]:.4g} against "
+            f"{measured[1]:.4g} {graph.curvature.unit} from the dense model): the plan without sharing is used. "
+            "More calibration data or a higher --damping may help",
+            stacklevel=2,
+        )
+    found, predicted = plans[chosen], plans[chosen].predicted_damage
+    return found.rescaled(measured[chosen] / predicted) if predicted > 0 and measured[chosen] > 0 else found
 
 
 def priced(

@@ -147,6 +147,23 @@ class Plan(_Frozen):
     def class_of(self, name: str) -> PlannedClass:
         return next(cls for cls in self.classes if name in cls.layers)
 
+    def rescaled(self, factor: float) -> "Plan":
+        """The same plan with every damage, objective and bound in a unit `factor` times as large: a common scale."""
+        classes = tuple(
+            cls.model_copy(update={"damage": {name: factor * value for name, value in cls.damage.items()}})
+            for cls in self.classes
+        )
+        common, alone = factor**self.aggregate, self.objective_without_sharing
+        return self.model_copy(
+            update={
+                "classes": classes,
+                "price": common * self.price,
+                "objective": common * self.objective,
+                "objective_without_sharing": None if alone is None else common * alone,
+                "lower_bound": common * self.lower_bound,
+            }
+        )
+
     def coloring(self) -> Coloring:
         """Colors in the order of `layers`."""
         color = {name: index for index, cls in enumerate(self.classes) for name in cls.layers}

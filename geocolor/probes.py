@@ -50,36 +50,45 @@ def calibrate(
 ) -> Curvature:
     """The curvature with the scale of every layer's `G` set by probes near the budget `keep`.
 
-    `most_samples` and `most_units` bound the batches used (whichever comes first, at least one batch). Costs
-    `rounds · (L + 1)` forward passes over them. Calibration data only: never show it the test data.
+    `most_samples` and `most_units` bound the batches used for one layer (whichever comes first, at least one batch); the
+    last probe takes eight times as many. Costs `rounds · L + 8` forward passes over them. Calibration data only: never show it the test data.
     """
     loss = default_loss(model, batches[0]) if loss is None else loss
     chosen = few(batches, loss, model, most_samples, most_units)
-    with bar("probing layers", rounds * len(chosen) * (len(curvature.layers) + 1), wanted=progress) as advance:
-        for _ in range(rounds):
-            graph = price(model, curvature, kinds=("in",))
-            alone = allocate(
-                graph, [(i,) for i in range(len(graph.layers))], int(keep * graph.parameters_dense), at_least=True
+    more = few(batches, loss, model, 8 * most_samples, 8 * most_units)  # rare events decide: one trial can afford them
+    steps = len(chosen) * rounds * len(curvature.layers) + len(more)
+    with bar("probing layers", steps, wanted=progress) as advance:
+        for done in range(rounds):
+            stand_ins, _ = replacements(model, curvature, keep)
+            measured = divergences(model, [[each] for each in stand_ins], chosen, loss, advance)
+            curvature = scaled(
+                curvature,
+                {  # later rounds probe other ranks: they are averaged with the earlier ones, or plans would swing
+                    each.layer.name: _ratio(found, each.predicted) ** (1 / (done + 1))
+                    for each, found in zip(stand_ins, measured, strict=True)
+                },
             )
-            stand_ins = [replacement(graph, index, alone) for index in range(len(graph.layers))]
-            planned = [each for each, option in zip(stand_ins, alone.options, strict=True) if option.kind != "dense"]
-            trials = [[each] for each in stand_ins] + ([planned] if planned else [])
-            measured = divergences(model, trials, chosen, loss, advance)
-            scales = {
-                each.layer.name: _ratio(found, each.predicted) for each, found in zip(stand_ins, measured, strict=False)
-            }
-            if planned:
-                together = sum(each.predicted * scales[each.layer.name] for each in planned)
-                common = _ratio(measured[-1], together)
-                scales = {name: scale * common for name, scale in scales.items()}
-            curvature = scaled(curvature, scales)
-    return curvature
+        _, planned = replacements(model, curvature, keep)
+        if planned and rounds:
+            [together] = divergences(model, [planned], more, loss, advance)
+            common = _ratio(together, sum(each.predicted for each in planned))
+            curvature = scaled(curvature, {layer.name: common for layer in curvature.layers})
+    return replace(curvature, probes=curvature.probes + rounds)
+
+
+def replacements(model: nn.Module, curvature: Curvature, keep: float) -> tuple[list[Replacement], list[Replacement]]:
+    """Stand-ins of all layers at the best allocation without sharing, and of those that it does not leave dense."""
+    graph = price(model, curvature, kinds=("in",))
+    groups = [(i,) for i in range(len(graph.layers))]
+    alone = allocate(graph, groups, int(keep * graph.parameters_dense), at_least=True)
+    stand_ins = [replacement(graph, index, alone) for index in range(len(graph.layers))]
+    return stand_ins, [each for each, option in zip(stand_ins, alone.options, strict=True) if option.kind != "dense"]
 
 
 def scaled(curvature: Curvature, scales: Mapping[str, float]) -> Curvature:
     """The curvature with each layer's `G` multiplied; layers that shared a `G` object no longer do."""
     G = {name: factor * scales.get(name, 1.0) for name, factor in curvature.G.items()}
-    return replace(curvature, G=G, probes=curvature.probes + 1)
+    return replace(curvature, G=G)
 
 
 def _ratio(measured: float, predicted: float) -> float:
