@@ -58,6 +58,9 @@ PROTOTYPE: dict[tuple[str, float, str], float] = {
     ("minilm", 0.5, "Basis Sharing"): 0.229,
 }
 
+#: Peers' own code regularises just enough to factorise; with our damping they would come out worse.
+PEERS_DAMPING = 1e-6
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -136,7 +139,7 @@ class Bench:
                 include=self.subject.include,
                 estimate=estimate,
                 draws=self.subject.draws,
-                damping=self.subject.damping,
+                damping=self.subject.damping if estimate == "kronecker" else PEERS_DAMPING,
                 seed=self.arguments.seed,
                 progress=True,
             )

@@ -23,7 +23,7 @@ class Subject:
 
     `keeps` are the fractions it is compressed to, `include` the layers in scope, `unshared` the layers that Basis
     Sharing leaves alone because they read no residual stream, `damage` names what the rise of the test loss is.
-    `draws` and `damping` are those of `geocolor.measure`, for every estimate.
+    `draws` and `damping` are those of `geocolor.measure` for the Kronecker estimate.
     """
 
     name: str

@@ -50,8 +50,9 @@ def calibrate(
 ) -> Curvature:
     """The curvature with the scale of every layer's `G` set by probes near the budget `keep`.
 
-    `most_samples` and `most_units` bound the batches used for one layer (whichever comes first, at least one batch); the
-    last probe takes eight times as many. Costs `rounds · L + 8` forward passes over them. Calibration data only: never show it the test data.
+    `most_samples` and `most_units` bound the batches used for one layer (whichever comes first, at least one batch);
+    the last probe takes eight times as many. Costs `rounds · L + 8` forward passes over them. Calibration
+    data only: never show it the test data.
     """
     loss = default_loss(model, batches[0]) if loss is None else loss
     chosen = few(batches, loss, model, most_samples, most_units)

@@ -57,18 +57,18 @@ def bits_per_byte(model: torch.nn.Module, data: torch.Tensor, length: int, batch
     """Mean over all predicted bytes of consecutive windows."""
     model.eval()
     starts = torch.arange(0, len(data) - length, length)
-    total = 0.0
+    total: float = 0.0
     for part in starts.split(batch):
         logits = model(windows(data, part, length)).logits[:, :-1]
         target = windows(data, part, length)[:, 1:]
         total += torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum").item()
     model.train()
-    bits: float = float(total) / (len(starts) * (length - 1)) / math.log(2)
+    bits: float = total / (len(starts) * (length - 1)) / math.log(2.0)
     return bits
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    return min(1.0, (step + 1) / args.warmup, (args.steps - step) / args.decay)
+    return float(min(1.0, (step + 1) / args.warmup, (args.steps - step) / args.decay))
 
 
 def main() -> None:
