@@ -35,7 +35,7 @@ def run(console: Console, keep: float, out: Path) -> Report:
         model,
         sequences("calibration", CALIBRATION_SEQUENCES),
         sequences("test", TEST_SEQUENCES),
-        Settings(keep=keep, solver="greedy", time_limit=40),
+        Settings(keep=keep, solver="greedy", probes=1, time_limit=40),
         tokenizer=tokenizer,
         save_dtype=torch.float16,
         bytes_per_unit=1.0,
