@@ -391,7 +391,9 @@ def test_a_read_only_folder_is_told_before_anything_is_written() -> None:
         place.chmod(0o555)
         code, told = run_child(place / "model", become_nobody)
         assert code == 0
-        assert told.startswith(f"PermissionError: cannot write below {place}: choose another output folder")
+        assert told.startswith(
+            f"PermissionError: cannot write {place / 'model'}: nothing can be made in {place}; choose another place"
+        )
         assert not list(place.iterdir())
     finally:
         shutil.rmtree(place)
