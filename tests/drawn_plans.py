@@ -137,3 +137,7 @@ def single() -> Plan:
 
 def untouched() -> Plan:
     return draw_up({"0": (10, 784), "2": (10, 10)}, dense=["0", "2"], keep=1.0, gap=0.0, curvature={})
+
+
+#: What the tests of tables and figures draw.
+PLANS = [decoder, encoder, residual, wide, plain, single, untouched]

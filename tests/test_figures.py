@@ -22,13 +22,7 @@ from geocolor.plans import Plan
 from tests import drawn_plans
 
 PLANS = [
-    drawn_plans.decoder,
-    drawn_plans.encoder,
-    drawn_plans.residual,
-    drawn_plans.wide,
-    drawn_plans.plain,
-    drawn_plans.single,
-    drawn_plans.untouched,
+    *drawn_plans.PLANS,
     drawn_plans.deep,
 ]
 SOLVERS = ("adjacent", "one_color", "private", "greedy", "local_search", "cp_sat")

@@ -13,15 +13,7 @@ from geocolor.quantities import count, number, percent
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
 from tests import drawn_plans
 
-PLANS = [
-    drawn_plans.decoder,
-    drawn_plans.encoder,
-    drawn_plans.residual,
-    drawn_plans.wide,
-    drawn_plans.plain,
-    drawn_plans.single,
-    drawn_plans.untouched,
-]
+PLANS = drawn_plans.PLANS
 
 
 def printed(table: RenderableType, width: int = 80, color: bool = False) -> list[str]:
