@@ -1,30 +1,13 @@
 """Files and folders that are either the old ones or the new ones, never half of either."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from solvers.atomic import flush, umask, writable_folder, write_atomically
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary sibling of `path`, flush it to disk, then rename it onto `path`.
-
-    A killed run, a full disk or an exception in `write` leaves `path` as it was and no temporary behind (a kill may
-    leave one, its name begins with a dot). Raises `OSError` with a sentence where the folder cannot be written.
-    """
-    path = Path(path)
-    folder = _writable_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        _flush(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+__all__ = ["check_place", "refuse_occupied", "replace_directory", "write_atomically"]
 
 
 def replace_directory(target: Path, write: Callable[[Path], object], overwrite: bool = False) -> None:
@@ -35,15 +18,15 @@ def replace_directory(target: Path, write: Callable[[Path], object], overwrite: 
     """
     target = Path(target)
     refuse_occupied(target, overwrite)
-    parent = _writable_folder(target.absolute().parent)
+    parent = writable_folder(target.absolute().parent)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=parent))
     try:
         write(temporary)
         for file in temporary.rglob("*"):
             if file.is_file():
-                file.chmod(0o666 & ~_umask())
-                _flush(file)
-        temporary.chmod(0o777 & ~_umask())
+                file.chmod(0o666 & ~umask())
+                flush(file)
+        temporary.chmod(0o777 & ~umask())
         if target.exists():
             aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=parent))
             target.rename(aside / "old")
@@ -89,24 +72,3 @@ def check_place(target: Path) -> None:
             pass
     except OSError as error:
         raise PermissionError(f"cannot write {target}: nothing can be made in {place}; choose another place") from error
-
-
-def _writable_folder(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(f"cannot create the folder {folder}: {error.strerror}; choose another place") from error
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"cannot write in {folder}: choose another output folder")
-    return folder
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

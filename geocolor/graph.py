@@ -156,9 +156,14 @@ class CostGraph:
         return MedoidProblem(cost, K=bases)
 
     def to_networkx(self, price: float) -> "nx.Graph[str]":
-        """Nodes carry shape, parameters and what they cost alone; edges what a pair costs and saves at this price."""
+        """Nodes carry shape, parameters and what they cost alone; edges what a pair costs and saves at this price.
+
+        Written as GraphML it is a problem that `solvers.formats.read` reads.
+        """
         problem = self.pairwise_problem(price)
-        graph: nx.Graph[str] = nx.Graph(price=price, aggregate=self.aggregate, unit=self.curvature.unit)
+        graph: nx.Graph[str] = nx.Graph(
+            kind="pairwise", missing="conflict", price=price, aggregate=self.aggregate, unit=self.curvature.unit
+        )
         for i, layer in enumerate(self.layers):
             best = self.hull((i,))[self.hull((i,)).at(price)]
             graph.add_node(

@@ -14,6 +14,8 @@ To add a solver, derive from ``Solver``, pass it to ``solve``, and test it with 
 
 from solvers.auto import Auto
 from solvers.bounds import Bound, lagrangian_bound, quick_bound, strong_bound
+from solvers.certificates import Certificate, Clique, ItemShares, Multipliers
+from solvers.certify import Verdict, certify
 from solvers.coloring import Coloring
 from solvers.cp_sat import CpSat
 from solvers.exhaustive import Exhaustive
@@ -40,13 +42,17 @@ __all__ = [
     "Auto",
     "Automorphisms",
     "Bound",
+    "Certificate",
+    "Clique",
     "Coloring",
     "CpSat",
     "Exhaustive",
     "Greedy",
     "GroupProblem",
+    "ItemShares",
     "LocalSearch",
     "MedoidProblem",
+    "Multipliers",
     "OneColor",
     "PairwiseProblem",
     "Private",
@@ -57,7 +63,9 @@ __all__ = [
     "Solver",
     "Spectral",
     "SymmetricCpSat",
+    "Verdict",
     "automorphisms",
+    "certify",
     "find_solver",
     "lagrangian_bound",
     "quick_bound",

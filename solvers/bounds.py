@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.certificates import Certificate, Clique, ItemShares, Multipliers
 from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
@@ -16,9 +17,10 @@ from solvers.problem import Problem
 
 @dataclass(frozen=True)
 class Bound:
-    """A proven lower bound; inf with the reason when no coloring is allowed."""
+    """A proven lower bound with its evidence; inf with the reason when no coloring is allowed."""
 
     value: float
+    certificate: Certificate | None = None
     reason: str = ""
 
 
@@ -29,32 +31,30 @@ def quick_bound(problem: Problem) -> Bound:
     if isinstance(problem, MedoidProblem):
         return _row_minima(problem)
     if isinstance(problem, PairwiseProblem):
-        return _smallest_pairs(problem)
+        return _clique(problem)
     if isinstance(problem, GroupProblem):
         return _item_shares(problem)
     return Bound(-math.inf)
 
 
-def strong_bound(problem: Problem, upper: float) -> float:
+def strong_bound(problem: Problem, upper: float) -> Bound:
     """A bound worth a second at most; ``upper`` is the cost of a known coloring (inf: none), which guides the steps."""
     if isinstance(problem, MedoidProblem) and problem.size and problem.candidates:
         iterations = int(np.clip(2e7 / problem.cost_matrix.size, 20, 300))
         return lagrangian_bound(problem, upper, iterations)
-    return quick_bound(problem).value
+    return quick_bound(problem)
 
 
-def lagrangian_bound(problem: MedoidProblem, upper: float, iterations: int = 200) -> float:
+def lagrangian_bound(problem: MedoidProblem, upper: float, iterations: int = 200) -> Bound:
     """The Lagrangian bound of the p-median problem, its assignment constraints relaxed, by subgradient steps.
 
-    ``L(u) = Σ u_ℓ + Σ_g (the K_g smallest of min(ρ_b, 0)) + Σ min(penalty_ℓ − u_ℓ, 0)``, where
-    ``ρ_b = Σ_ℓ min(c_ℓb − u_ℓ, 0)``, holds at any ``u`` (Cornuéjols, Fisher & Nemhauser 1977).
-    The steps are Polyak's with deflection.
+    See ``certificates.Multipliers`` for the formula. The steps are Polyak's with deflection.
     """
     costs, penalties = problem.cost_matrix, problem.penalties()
     ordered = np.partition(np.column_stack([costs, penalties]), min(1, problem.candidates), axis=1)
     u = ordered[:, 0].copy()
     if not np.isfinite(u).all():
-        return math.inf
+        return _row_minima(problem)
     second = ordered[:, min(1, problem.candidates)]
     u = np.where(np.isfinite(second), (u + second) / 2, u)
     best, best_u, previous = -math.inf, u, np.zeros_like(u)
@@ -80,7 +80,7 @@ def lagrangian_bound(problem: MedoidProblem, upper: float, iterations: int = 200
         if stalled >= 15:
             step, stalled, u = step * 0.6, 0, best_u
         u = u + step * max(target - value, 0.0) / length * direction
-    return best
+    return Bound(best, Multipliers(tuple(best_u.tolist())))
 
 
 def _most_negative(gains: NDArray[np.float64], problem: MedoidProblem) -> NDArray[np.intp]:
@@ -94,43 +94,39 @@ def _most_negative(gains: NDArray[np.float64], problem: MedoidProblem) -> NDArra
 def _row_minima(problem: MedoidProblem) -> Bound:
     usable = problem.limits[problem.label] > 0
     shares = np.minimum(problem.cost_matrix[:, usable].min(axis=1, initial=np.inf), problem.penalties())
+    certificate = Multipliers(tuple(shares.tolist()))
     if np.isfinite(shares).all():
-        return Bound(float(shares.sum()))
+        return Bound(float(shares.sum()), certificate)
     item = int(np.flatnonzero(~np.isfinite(shares))[0])
     why = "K leaves no basis to take" if not problem.limit else "every candidate K leaves is forbidden to it"
-    return Bound(math.inf, f"item {item} must own or share a basis, but {why}; allow one or give it a penalty")
+    reason = f"item {item} must own or share a basis, but {why}; allow one or give it a penalty"
+    return Bound(math.inf, certificate, reason)
 
 
-def _smallest_pairs(problem: PairwiseProblem) -> Bound:
-    """L items in K colors make at least so many same-color pairs (Turán); at best they are the cheapest ones."""
-    size, limit = problem.size, problem.limit
-    clique = len(greedy_clique(problem.conflict))
-    if clique > limit:
-        return Bound(
-            math.inf, f"{clique} items conflict with one another, which takes {clique} colors, but K is {limit}"
-        )
-    full, rest = divmod(size, limit)
-    forced = limit * full * (full - 1) // 2 + rest * full
-    weights = np.sort(problem.weight[~problem.conflict & np.triu(np.ones((size, size), bool), 1)])
-    if len(weights) < forced:
-        return Bound(
-            math.inf,
-            f"{size} items in {limit} colors share a color in {forced} pairs at least, "
-            f"but only {len(weights)} pairs are free of conflict",
-        )
-    taken = max(forced, int((weights < 0).sum()))
-    colors = clique if problem.opening >= 0 else limit
-    return Bound(float(weights[:taken].sum()) + problem.opening * colors)
+def _clique(problem: PairwiseProblem) -> Bound:
+    """The certificate is its own computation here: it costs no more than reading the weights."""
+    certificate = Clique(tuple(greedy_clique(problem.conflict)))
+    value, number, limit = certificate.bound(problem), len(certificate.items), problem.limit
+    reason = ""
+    if limit == 0:
+        reason = f"{problem.size} items need a color, but K is 0"
+    elif number > limit:
+        reason = f"{number} items conflict with one another, which takes {number} colors, but K is {limit}"
+    elif value == math.inf:
+        free = int((~problem.conflict).sum() - problem.size) // 2
+        reason = f"{problem.size} items in {limit} colors share a color in more pairs than the {free} free of conflict"
+    return Bound(value, certificate, reason)
 
 
 def _item_shares(problem: GroupProblem) -> Bound:
-    needs = np.flatnonzero(np.isinf(problem.penalties()))
-    if problem.limit == 0 and len(needs):
-        return Bound(math.inf, f"item {needs[0]} must own or share a basis, but K is 0; give it a penalty or raise K")
-    if problem.item_lower_bound is None:
-        return Bound(-math.inf)
-    total = float(np.minimum(problem.item_lower_bound, problem.penalties()).sum())
-    return Bound(total, "an item's lower bound is inf" if total == math.inf else "")
+    certificate = ItemShares()
+    value, reason = certificate.bound(problem), ""
+    if problem.limit == 0 and value == math.inf:
+        item = int(np.flatnonzero(np.isinf(problem.penalties()))[0])
+        reason = f"item {item} must own or share a basis, but K is 0; give it a penalty or raise K"
+    elif value == math.inf:
+        reason = "an item's lower bound is inf"
+    return Bound(value, certificate, reason)
 
 
 def greedy_clique(conflict: NDArray[np.bool_]) -> list[int]:

@@ -13,7 +13,7 @@ from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
-from solvers.search import Search
+from solvers.search import STEPS_PER_SECOND, Search
 from solvers.solver import Solver
 
 if TYPE_CHECKING:
@@ -30,15 +30,12 @@ class CpSat(Solver):
       classes priced so far (a heuristic: the best recombination of them; no bound is claimed).
 
     Attributes:
-        workers: threads. With one, a run that finishes in time gives the same answer for the same seed.
-        deterministic: count CP-SAT's deterministic seconds instead of wall time against the time limit, so that a run
-            cut short is repeatable too.
+        workers: threads. More than one race each other, so a deterministic run uses one whatever is asked for.
         warm_start: begin with local search where no start is given.
         all_groups: group problems: up to how many items every class is priced.
     """
 
     workers: int = 1
-    deterministic: bool = False
     warm_start: bool = True
     all_groups: int = 12
 
@@ -66,7 +63,8 @@ class CpSat(Solver):
         if self.warm_start and search.best is None:
             self.begin(problem).run(problem, search)
         if not search.closed():
-            search.prove(strong_bound(problem, search.cost))
+            strong = strong_bound(problem, search.cost)
+            search.prove(strong.value, strong.certificate)
         if search.closed() or search.expired():
             return
         built = self.build(problem, search)
@@ -95,23 +93,23 @@ class CpSat(Solver):
             return
         solver = cp_model.CpSolver()
         solver.parameters.random_seed = search.seed % 2**31
-        solver.parameters.num_workers = self.workers
+        solver.parameters.num_workers = 1 if search.deterministic else self.workers
         solver.parameters.linearization_level = 2  # the relaxation is what proves: 100 times quicker on medoids
-        solver.parameters.interleave_search = self.deterministic and self.workers > 1
-        limit = search.time_limit if self.deterministic else search.remaining()
-        if math.isfinite(limit) and self.deterministic:
+        limit = search.remaining()
+        if math.isfinite(limit) and search.deterministic:
             solver.parameters.max_deterministic_time = limit
         elif math.isfinite(limit):
             solver.parameters.max_time_in_seconds = limit
         status = solver.solve(built.model, _watcher(built, search))
+        search.spend(solver.response_proto.deterministic_time * STEPS_PER_SECOND)
         if status == cp_model.MODEL_INVALID:
             raise RuntimeError(f"CP-SAT refuses the model: {built.model.validate()}")
         stopped = status in (cp_model.UNKNOWN, cp_model.FEASIBLE)
         if built.complete and status == cp_model.INFEASIBLE:
-            search.prove(math.inf)
+            search.prove(math.inf, proof="CP-SAT's search, exhausted")
         elif built.complete and math.isfinite(solver.best_objective_bound):
-            search.prove(built.bound(solver.best_objective_bound))
-        if stopped and not self.deterministic and search.remaining() > max(0.2, 0.05 * search.time_limit):
+            search.prove(built.bound(solver.best_objective_bound), proof="CP-SAT's own bound")
+        if stopped and not search.deterministic and search.remaining() > max(0.2, 0.05 * search.time_limit):
             raise KeyboardInterrupt  # with time left, only Ctrl-C stops CP-SAT, which swallows the signal
         search.cut_short |= stopped
 

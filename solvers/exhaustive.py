@@ -48,7 +48,7 @@ class Exhaustive(Solver):
         walk = _Walk(problem, search, prices)
         walk.visit(0)
         if not search.cut_short:
-            search.prove(search.cost)
+            search.prove(search.cost, proof=f"all {walk.leaves} partitions priced")
 
 
 def subset_prices(problem: Problem, search: Search) -> Prices | None:

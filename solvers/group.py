@@ -88,6 +88,10 @@ class GroupProblem:
         return finite_scale(np.fromiter(self._prices.values(), dtype=np.float64), self.penalties())
 
     @property
+    def grain(self) -> float:
+        return 0.0
+
+    @property
     def oracle_calls(self) -> int:
         """How often ``group_cost`` was called: once for each class ever asked for."""
         return len(self._prices)

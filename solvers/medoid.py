@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from solvers.budget import Ints, checked_limit, choose_owners
 from solvers.coloring import Coloring
-from solvers.problem import checked_coloring, checked_matrix, finite_scale, inverse
+from solvers.problem import checked_coloring, checked_matrix, common_grain, finite_scale, inverse
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -79,6 +80,10 @@ class MedoidProblem:
     @property
     def scale(self) -> float:
         return finite_scale(self.cost_matrix, self.penalties())
+
+    @cached_property
+    def grain(self) -> float:
+        return common_grain(self.cost_matrix, self.penalties())
 
     def penalties(self) -> NDArray[np.float64]:
         """``[L]``: the penalty of each item, inf where there is none."""

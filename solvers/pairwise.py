@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from solvers.budget import checked_limit
 from solvers.coloring import Coloring
-from solvers.problem import checked_coloring, checked_matrix, finite_scale, inverse
+from solvers.problem import checked_coloring, checked_matrix, common_grain, finite_scale, inverse
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -78,6 +79,10 @@ class PairwiseProblem:
     @property
     def scale(self) -> float:
         return max(finite_scale(self.weight), abs(self.opening))
+
+    @cached_property
+    def grain(self) -> float:
+        return common_grain(self.weight, np.array([self.opening]))
 
     @property
     def weightless(self) -> bool:

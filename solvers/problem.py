@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -29,6 +30,10 @@ class Problem(Protocol):
     @property
     def scale(self) -> float:
         """The largest finite cost known, in absolute value: the unit of rounding errors."""
+
+    @property
+    def grain(self) -> float:
+        """A number of which every coloring's cost is a whole multiple, so that bounds may be rounded up; 0: unknown."""
 
     def class_cost(self, items: Sequence[int]) -> float:
         """What the items cost as one class that owns a basis; inf where they may not be one. K plays no part."""
@@ -93,3 +98,18 @@ def inverse(sigma: Sequence[int]) -> NDArray[np.intp]:
 def finite_scale(*arrays: NDArray[np.float64]) -> float:
     """The largest finite absolute value in the arrays, 0 where there is none."""
     return max((float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) for a in arrays), default=0.0)
+
+
+def common_grain(*arrays: NDArray[np.float64]) -> float:
+    """The greatest common divisor of all finite entries where they are whole and sum up exactly, else 0."""
+    finite = np.concatenate([a[np.isfinite(a)].ravel() for a in arrays]) if arrays else np.zeros(0)
+    if not finite.size or not (np.rint(finite) == finite).all() or np.abs(finite).sum() >= 2.0**53:
+        return 0.0
+    return float(np.gcd.reduce(np.abs(finite).astype(np.int64)))
+
+
+def round_up(bound: float, grain: float) -> float:
+    """The least multiple of ``grain`` that a cost above ``bound`` can be; a bound below it by rounding counts as it."""
+    if not grain or not math.isfinite(bound) or abs(bound) > 1e9 * grain:
+        return bound
+    return max(bound, math.ceil(bound / grain - 1e-6) * grain)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from solvers.certificates import Certificate
 from solvers.coloring import Coloring
 
 Status = Literal["optimal", "feasible", "infeasible", "time_limit"]
@@ -42,6 +43,8 @@ class Solution:
         seed: the seed.
         oracle_calls: calls of ``group_cost`` that this solve made (group problems).
         interrupted: whether Ctrl-C ended it; whoever asks for several solves should stop too.
+        certificate: evidence for a lower bound that ``solvers.certify`` checks without trusting any solver.
+        proof: what ``lower_bound`` rests on where that is more than the certificate, such as an exhausted tree.
         message: what was picked and why, what stopped it, what to try.
     """
 
@@ -58,6 +61,8 @@ class Solution:
     oracle_calls: int = 0
     message: str = ""
     interrupted: bool = False
+    certificate: Certificate | None = field(default=None, repr=False)
+    proof: str = ""
 
     @property
     def gap(self) -> float:

@@ -23,6 +23,7 @@ def solve(
     time_limit: float = 60.0,
     seed: int = 0,
     start: Coloring | None = None,
+    deterministic: bool = False,
 ) -> Solution:
     """Search for the cheapest coloring of a problem.
 
@@ -32,6 +33,8 @@ def solve(
         time_limit: seconds; inf for none. A solver that has time to finish gives the same answer for the same seed.
         seed: where all randomness comes from.
         start: a coloring to begin from; the answer is never worse.
+        deterministic: count steps instead of wall time against the limit, so that a run cut short ends at the same
+            place on any machine and with any number of workers; the wall time it takes is then only roughly the limit.
 
     Returns:
         A solution whose cost is ``problem.cost`` of its coloring and whose bound holds for every coloring. Ctrl-C ends
@@ -50,11 +53,11 @@ def solve(
     if isinstance(chosen, Auto):
         chosen, reason = choose(problem)
         picked = f"auto picked {chosen.name}: {reason}"
-    search = Search(problem, time_limit=time_limit, seed=seed)
+    search = Search(problem, time_limit=time_limit, seed=seed, deterministic=deterministic)
     search.note(picked)
     calls = _oracle_calls(problem)
     first = quick_bound(problem)
-    search.prove(first.value)
+    search.prove(first.value, first.certificate)
     if start is not None:
         search.offer(checked_coloring(start, problem.size))
     interrupted = False
@@ -69,9 +72,10 @@ def solve(
             if search.best is None:
                 raise
             interrupted = True
-            search.note(f"interrupted after {search.elapsed():.1f} s; this is the best coloring found until then")
+            search.note(f"interrupted after {search.seconds():.1f} s; this is the best coloring found until then")
         if not interrupted and not search.closed() and search.remaining() > 0 and search.bound < math.inf:
-            search.prove(strong_bound(problem, search.cost))
+            strong = strong_bound(problem, search.cost)
+            search.prove(strong.value, strong.certificate)
     solution = _finish(problem, chosen, search, _oracle_calls(problem) - calls)
     return replace(solution, interrupted=interrupted)
 
@@ -112,13 +116,15 @@ def _finish(problem: Problem, solver: Solver, search: Search, oracle_calls: int)
         cost=cost,
         lower_bound=search.bound if coloring is None else min(search.bound, cost),
         status=status,
-        seconds=search.elapsed(),
+        seconds=search.seconds(),
         trace=tuple(search.trace),
         solver=solver.name,
         settings={f.name: getattr(solver, f.name) for f in fields(solver)} if is_dataclass(solver) else {},
         seed=search.seed,
         oracle_calls=oracle_calls,
         message=". ".join(search.notes),
+        certificate=search.certificate,
+        proof=search.proof,
     )
 
 

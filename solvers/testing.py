@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, assume, given, note, settings
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
+from solvers.certify import certify
 from solvers.coloring import Coloring
 from solvers.exhaustive import Exhaustive
 from solvers.group import GroupCost, GroupProblem
@@ -300,11 +301,19 @@ def _check_bound(t: Trial) -> None:
         _require(t.same(s.lower_bound, t.optimum), f"an exact solver proves {s.lower_bound}, not {t.optimum}")
 
 
+def _check_evidence(t: Trial) -> None:
+    """An independent check finds the same cost, and a bound no better than the optimum."""
+    verdict = certify(t.problem, t.solution)
+    _require(verdict.sound, str(verdict))
+    _require(t.at_most(verdict.bound, t.optimum), f"its certificate proves {verdict.bound}, above {t.optimum}")
+
+
 def _check_repeats(t: Trial) -> None:
-    """The same seed gives the same answer."""
-    again = t.again(t.problem)
-    answers = [(s.coloring, s.cost, s.lower_bound, s.status) for s in (t.solution, again)]
-    _require(answers[0] == answers[1], f"one seed gave two answers: {answers[0]} and {answers[1]}")
+    """The same seed gives the same answer, also where a deterministic clock cuts the run short."""
+    limited = [solve(t.problem, t.solver, seed=t.seed, time_limit=1e-3, deterministic=True) for _ in range(2)]
+    for first, second in ((t.solution, t.again(t.problem)), limited):
+        answers = [(s.coloring, s.cost, s.lower_bound, s.status) for s in (first, second)]
+        _require(answers[0] == answers[1], f"one seed gave two answers: {answers[0]} and {answers[1]}")
 
 
 def _check_start(t: Trial) -> None:
@@ -365,6 +374,7 @@ def _check_limit(t: Trial) -> None:
 LAWS: tuple[Callable[[Trial], None], ...] = (
     _check_price,
     _check_bound,
+    _check_evidence,
     _check_repeats,
     _check_start,
     _check_relabelling,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import geocolor
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph
+from solvers import PairwiseProblem, formats
 
 
 def test_the_price_of_a_class_is_the_least_over_its_options(graph: CostGraph) -> None:
@@ -67,6 +68,10 @@ def test_the_graph_is_exported_with_all_its_attributes(graph: CostGraph, tmp_pat
     name, other = graph.layers[0].name, graph.layers[1].name
     assert read.nodes[name]["parameters"] == drawn.nodes[name]["parameters"] == 64
     assert read.edges[name, other]["weight"] == pytest.approx(drawn.edges[name, other]["weight"])
+    problem, written = graph.pairwise_problem(1e-4), formats.read(tmp_path / "g.graphml")
+    assert isinstance(written, PairwiseProblem)
+    assert np.array_equal(written.weight, problem.weight)
+    assert np.array_equal(written.conflict, problem.conflict)
     with pytest.raises(ValueError, match=r"\.graphml or \.json"):
         graph.write(tmp_path / "g.txt", 1e-4)
 

@@ -30,7 +30,7 @@ def test_the_quick_bound_holds_for_every_coloring(problem):
 def test_the_lagrangian_bound_holds_whatever_guides_its_steps(problem, excess):
     best = optimum(problem)
     if problem.size and math.isfinite(best):
-        assert at_most(lagrangian_bound(problem, best + excess), best)
+        assert at_most(lagrangian_bound(problem, best + excess).value, best)
 
 
 def test_the_lagrangian_bound_closes_the_gap_of_structured_costs():
