@@ -27,12 +27,12 @@ from torch import nn
 from benchmarks.peers import METHODS, Budget, Method, scaled_activation
 from benchmarks.subjects import Subject, kwt1, minilm, stories260k
 from geocolor.atomic import write_atomically
-from geocolor.backend import count_parameters
 from geocolor.carry_out import apply, factorize_plan
 from geocolor.curvature import Curvature, load_curvature, measure
 from geocolor.evaluation import Evaluation, evaluate
 from geocolor.graph import CostGraph, price
 from geocolor.layers import find_layers, weight_of
+from geocolor.parameters import parameter_count
 from geocolor.plans import Plan
 from geocolor.probes import calibrate
 from geocolor.storage import load, save
@@ -177,7 +177,7 @@ class Bench:
             "damage_is": subject.damage,
             "layers": len(in_scope),
             "parameters": sum(layer.parameters for layer in in_scope),
-            "model_parameters": count_parameters(subject.model),
+            "model_parameters": parameter_count(subject.model),
             **scores(result),
         }
 
@@ -192,7 +192,7 @@ class Bench:
         started = time.perf_counter()
         smaller = apply(subject.model, plan, curvature)
         seconds["apply"] = time.perf_counter() - started
-        in_scope = count_parameters(smaller) - (dense["model_parameters"] - dense["parameters"])
+        in_scope = parameter_count(smaller) - (dense["model_parameters"] - dense["parameters"])
         if in_scope > keep * dense["parameters"]:
             raise RuntimeError(f"{method.name}: {in_scope} of {dense['parameters']} parameters are more than {keep}")
         row: Row = {

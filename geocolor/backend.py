@@ -98,18 +98,6 @@ def factored_layers(model: nn.Module) -> dict[str, FactoredLayer]:
     return {name: module for name, module in model.named_modules() if isinstance(module, FactoredLayer)}
 
 
-def count_parameters(model: nn.Module) -> int:
-    """Parameters of a live model, each storage counted once however many names it has."""
-    seen: dict[tuple[object, ...], int] = {}
-    for parameter in model.parameters():
-        if parameter.device.type == "meta":
-            key: tuple[object, ...] = (id(parameter),)
-        else:
-            key = (parameter.device, parameter.untyped_storage().data_ptr(), parameter.storage_offset())
-        seen[key] = max(seen.get(key, 0), parameter.numel())
-    return sum(seen.values())
-
-
 def attach_plan(model: nn.Module, plan: Plan) -> None:
     """Let the model remember the plan it was built by, for `geocolor.save`.
 

@@ -15,12 +15,11 @@ from geocolor.budget import allocate
 from geocolor.carry_out import apply
 from geocolor.curvature import load_curvature
 from geocolor.demo import run as run_demo
-from geocolor.evaluation import evaluate
+from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
 from geocolor.graph import CostGraph
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
-from geocolor.pipeline import Clock, Report, Settings, compress_into, prepare, priced, weight_bytes, write_model
-from geocolor.pipeline import write_report as write_report
+from geocolor.pipeline import Clock, Settings, compress_into, prepare, priced, write_model
 from geocolor.plans import Plan, read_plan, write_plan
 from geocolor.preflight import (
     check_file,
@@ -30,6 +29,7 @@ from geocolor.preflight import (
     check_settings,
     check_weights,
 )
+from geocolor.report import Report, comparison_report, plan_report, weight_bytes, write_report
 from geocolor.storage import PLAN_FILE, load
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
 from solvers import find_solver, solve, solver_names
@@ -166,17 +166,13 @@ def evaluation(
     clock = Clock()
     bytes_per_unit = _bytes_per_unit(model, tokenizer, test)
     with clock("evaluate"):
-        result = evaluate(model, test, reference=reference, bytes_per_unit=bytes_per_unit, progress=True)
-    report: Report = {key: value for key, value in vars(result).items() if value is not None and value != {}}
-    report["model_parameters"] = report["parameters"]
-    if reference is not None:
-        with clock("evaluate the reference"):
-            dense = evaluate(reference, test, reference=reference, bytes_per_unit=bytes_per_unit, progress=True)
-        report |= {
-            "model_parameters_dense": dense.parameters,
-            "loss_dense": dense.loss,
-            "damage_measured": result.loss - dense.loss,
-        }
+        if reference is None:
+            result = evaluate(model, test, bytes_per_unit=bytes_per_unit, progress=True)
+            report: Report = {key: value for key, value in vars(result).items() if value is not None and value != {}}
+            report["model_parameters"] = report["parameters"]
+        else:
+            compared = evaluate_pair(reference, model, test, bytes_per_unit=bytes_per_unit, progress=True)
+            report = comparison_report(compared)
     if (Path(source) / "plan.json").is_file():
         report |= plan_report(_plan(Path(source) / "plan.json"))
     report["seconds"] = clock.seconds
@@ -275,21 +271,6 @@ def show(console: Console, plan_path: Path, out: Path | None) -> Report:
     report = plan_report(plan) | {"seconds": {"plan": plan.seconds}, "figure": str(target)}
     _print_places(console, report)
     return report
-
-
-def plan_report(plan: Plan) -> Report:
-    """What a plan says of itself."""
-    return {
-        "kept": plan.kept,
-        "keep": plan.keep,
-        "parameters_dense": plan.parameters_dense,
-        "parameters": plan.parameters,
-        "damage_predicted": plan.predicted_damage,
-        "bases": plan.basis_count,
-        "solver": plan.solver,
-        "lower_bound": plan.lower_bound,
-        "gap": plan.gap,
-    }
 
 
 def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data.Tokenizer | None]:

@@ -13,7 +13,8 @@ from geocolor import data
 from geocolor.atomic import refuse_occupied
 from geocolor.embedded import MODEL
 from geocolor.embedded.corpus import Split, corpus
-from geocolor.pipeline import Report, Settings, compress_into
+from geocolor.pipeline import Settings, compress_into
+from geocolor.report import Report, weight_bytes
 from geocolor.tables import comparison_table
 
 CALIBRATION_SEQUENCES = 128
@@ -42,7 +43,7 @@ def run(console: Console, keep: float, out: Path) -> Report:
         overwrite=former,
         progress=True,
     )
-    report["bytes_on_disk_dense"] = sum(file.stat().st_size for file in MODEL.glob("*.safetensors"))
+    report["bytes_on_disk_dense"] = weight_bytes(MODEL)
     console.print(comparison_table(report))
     for title, writer in (("dense", model), ("compressed", smaller)):
         console.print(Panel(Text(complete(writer, tokenizer, PROMPT)), title=f"{title}, asked to go on", width=100))

@@ -12,8 +12,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from geocolor.layers import storage_key
 from geocolor.losses import Batch, Classification, Embedding, Loss, NextToken, default_loss, device_of, move
+from geocolor.modes import evaluating
+from geocolor.parameters import parameter_bytes, parameter_count
 from geocolor.progress import track
 
 
@@ -39,6 +40,18 @@ class Evaluation:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same data; `divergence` is the mean distance of the second from the first, per unit.
+
+    The divergence (KL of the outputs, cosine distance, squared error) is what predicted damage is the second order of.
+    """
+
+    dense: Evaluation
+    compressed: Evaluation
+    divergence: float
+
+
 def evaluate(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -58,45 +71,45 @@ def evaluate(
 
     Raises ValueError when there is no batch or nothing in the batches counts.
     """
-    iterator = iter(batches)
-    first = next(iterator, None)
-    if first is None:
-        raise ValueError("there are no batches to evaluate on; pass at least one")
+    first, rest, total = _first_of(batches)
     loss = default_loss(model, first) if loss is None else loss
     if loss.compares and reference is None:
         raise ValueError(f"the {loss.name} loss compares two models: pass the dense model as reference=")
-    modes = [(module, module.training) for each in (model, reference) if each is not None for module in each.modules()]
-    total, units, correct = 0.0, 0, 0
-    length = len(batches) if isinstance(batches, Sized) else None
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.inference_mode():
-            for batch in track(chain([first], iterator), "evaluating", total=length, wanted=progress):
-                part, count, hits = _one_batch(model, batch, loss, reference)
-                total, units, correct = total + part, units + count, correct + hits
-        seconds = latency(model, first, repeats, loss) if repeats else None
-        measured = {name: float(metric(model)) for name, metric in (metrics or {}).items()}
-    finally:
-        for module, training in modes:
-            module.training = training
-    if units == 0:
-        raise ValueError(f"no {loss.unit.split()[-1]} in these batches counts; are all of them padding or ignored?")
-    mean = total / units
-    causal = isinstance(loss, NextToken)
-    return Evaluation(
-        loss=mean,
-        unit=loss.unit,
-        units=units,
-        perplexity=math.exp(min(mean, 700.0)) if causal else None,
-        bits_per_byte=mean / math.log(2) / bytes_per_unit if causal and bytes_per_unit else None,
-        accuracy=correct / units if isinstance(loss, Classification) else None,
-        similarity=1 - mean if isinstance(loss, Embedding) else None,
-        parameters=parameter_count(model),
-        parameter_bytes=parameter_bytes(model),
-        latency_seconds=seconds,
-        metrics=measured,
-    )
+    tally = _Tally(loss)
+    with evaluating(model, reference):
+        for batch in track(rest, "evaluating", total=total, wanted=progress):
+            outputs = _outputs(model, batch, loss)
+            expected = _outputs(reference, batch, loss) if reference is not None and loss.compares else None
+            tally.add(outputs, batch, expected)
+        return tally.evaluation(model, first, repeats, bytes_per_unit, metrics or {})
+
+
+def evaluate_pair(
+    dense: nn.Module,
+    compressed: nn.Module,
+    batches: Iterable[Batch],
+    loss: Loss | None = None,
+    *,
+    bytes_per_unit: float | None = None,
+    repeats: int = 5,
+    progress: bool = False,
+) -> Comparison:
+    """Both models evaluated, and how far they are apart, with one pass of each over `batches`; see `evaluate`."""
+    first, rest, total = _first_of(batches)
+    loss = default_loss(dense, first) if loss is None else loss
+    tallies, distance = (_Tally(loss), _Tally(loss)), 0.0
+    with evaluating(dense, compressed):
+        for batch in track(rest, "evaluating dense and compressed", total=total, wanted=progress):
+            expected, outputs = (_outputs(model, batch, loss) for model in (dense, compressed))
+            expected = expected.to(outputs.device)
+            for tally, made in zip(tallies, (expected, outputs), strict=True):
+                tally.add(made, batch, expected if loss.compares else None)
+            distance += float(loss.divergence(outputs, expected, move(batch, outputs.device))[0])
+        seen = [
+            tally.evaluation(model, first, repeats, bytes_per_unit, {})
+            for tally, model in zip(tallies, (dense, compressed), strict=True)
+        ]
+    return Comparison(seen[0], seen[1], distance / tallies[1].units)
 
 
 def latency(model: nn.Module, batch: Batch, repeats: int = 10, loss: Loss | None = None) -> float:
@@ -105,7 +118,7 @@ def latency(model: nn.Module, batch: Batch, repeats: int = 10, loss: Loss | None
     device = device_of(model)
     batch = move(batch, device)
     seconds = []
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode layers that share a basis would evaluate it once each
         for _ in range(2 + max(1, repeats)):
             begin = time.perf_counter()
             loss.forward(model, batch)
@@ -115,32 +128,58 @@ def latency(model: nn.Module, batch: Batch, repeats: int = 10, loss: Loss | None
     return statistics.median(seconds[2:])
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Number of parameters, shared storage counted once."""
-    return sum(parameter.numel() for parameter in _unique_parameters(model))
+@dataclass
+class _Tally:
+    """Sums over batches: the loss, the units that count, the labels hit by the largest logit (classification only)."""
+
+    loss: Loss
+    total: float = 0.0
+    units: int = 0
+    correct: int = 0
+
+    def add(self, outputs: Tensor, batch: Batch, expected: Tensor | None) -> None:
+        batch = move(batch, outputs.device)
+        total, units = self.loss.total(outputs, batch, None if expected is None else expected.to(outputs.device))
+        self.total, self.units = self.total + total.item(), self.units + units
+        if isinstance(self.loss, Classification):
+            self.correct += int((outputs.argmax(-1) == self.loss.labels(batch)).sum())
+
+    def evaluation(
+        self,
+        model: nn.Module,
+        first: Batch,
+        repeats: int,
+        bytes_per_unit: float | None,
+        metrics: Mapping[str, Callable[[nn.Module], float]],
+    ) -> Evaluation:
+        loss = self.loss
+        if self.units == 0:
+            raise ValueError(f"no {loss.unit.split()[-1]} in these batches counts; are all of them padding or ignored?")
+        mean = self.total / self.units
+        causal = isinstance(loss, NextToken)
+        return Evaluation(
+            loss=mean,
+            unit=loss.unit,
+            units=self.units,
+            perplexity=math.exp(min(mean, 700.0)) if causal else None,
+            bits_per_byte=mean / math.log(2) / bytes_per_unit if causal and bytes_per_unit else None,
+            accuracy=self.correct / self.units if isinstance(loss, Classification) else None,
+            similarity=1 - mean if isinstance(loss, Embedding) else None,
+            parameters=parameter_count(model),
+            parameter_bytes=parameter_bytes(model),
+            latency_seconds=latency(model, first, repeats, loss) if repeats else None,
+            metrics={name: float(metric(model)) for name, metric in metrics.items()},
+        )
 
 
-def parameter_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters in memory, shared storage counted once."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in _unique_parameters(model))
+def _first_of(batches: Iterable[Batch]) -> tuple[Batch, Iterable[Batch], int | None]:
+    """The first batch, all of them, and their number where it is known."""
+    iterator = iter(batches)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("there are no batches to evaluate on; pass at least one")
+    return first, chain([first], iterator), len(batches) if isinstance(batches, Sized) else None
 
 
-def _unique_parameters(model: nn.Module) -> list[Tensor]:
-    unique: dict[tuple[str, int], Tensor] = {}
-    for parameter in model.parameters():
-        key = storage_key(parameter)
-        if key not in unique or unique[key].numel() < parameter.numel():
-            unique[key] = parameter
-    return list(unique.values())
-
-
-def _one_batch(model: nn.Module, batch: Batch, loss: Loss, reference: nn.Module | None) -> tuple[float, int, int]:
-    """Sum of the loss, number of units, and number of labels hit by the largest logit (classification only)."""
-    batch = move(batch, device_of(model))
-    outputs = loss.forward(model, batch)
-    expected = None
-    if reference is not None and loss.compares:
-        expected = loss.forward(reference, move(batch, device_of(reference))).to(outputs.device)
-    total, units = loss.total(outputs, batch, expected)
-    hits = int((outputs.argmax(-1) == loss.labels(batch)).sum()) if isinstance(loss, Classification) else 0
-    return total.item(), units, hits
+def _outputs(model: nn.Module, batch: Batch, loss: Loss) -> Tensor:
+    return loss.forward(model, move(batch, device_of(model)))

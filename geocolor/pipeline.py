@@ -1,10 +1,8 @@
 """The main job, end to end: measure, price, plan, apply, save, load again, compare with the dense model."""
 
-import json
-import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from geocolor.atomic import refuse_occupied, replace_directory, write_atomically
-from geocolor.backend import count_parameters
+from geocolor.atomic import refuse_occupied, replace_directory
 from geocolor.bases import FactoredKind
 from geocolor.budget import UnreachableError
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, measure
-from geocolor.evaluation import Evaluation, evaluate
+from geocolor.evaluation import evaluate_pair
 from geocolor.figures import draw_plan
 from geocolor.graph import KINDS, CostGraph, price
 from geocolor.layers import find_layers
@@ -27,10 +24,9 @@ from geocolor.losses import Loss, default_loss
 from geocolor.planning import plan
 from geocolor.plans import Plan, write_plan
 from geocolor.probes import calibrate, divergence_of, few
+from geocolor.report import Report, run_report, weight_bytes, write_report
 from geocolor.storage import load, save
 from geocolor.transformers_format import is_transformers_model
-
-Report = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -220,55 +216,13 @@ def compress_into(
             .eval()
         )
     with clock("evaluate"):
-        measured_by = default_loss(model, test[0]) if loss is None else loss
-        dense = evaluate(model, test, loss, reference=model, bytes_per_unit=bytes_per_unit, progress=progress)
-        compressed = evaluate(smaller, test, loss, reference=model, bytes_per_unit=bytes_per_unit, progress=progress)
-        divergence = divergence_of(model, smaller, test, measured_by)
-    report = describe(prepared.plan, prepared.curvature, dense, compressed, model, smaller)
-    report["divergence"] = divergence
+        compared = evaluate_pair(model, smaller, test, loss, bytes_per_unit=bytes_per_unit, progress=progress)
+    report = run_report(prepared.plan, compared)
     report["bytes_on_disk"] = weight_bytes(out)
     report["seconds"] = {step: round(value, 3) for step, value in clock.seconds.items()}
     report |= {"plan": str(out / "plan.json"), "model": str(out), "figure": str(out / "plan.png")}
     write_report(report, out / "report.json")
     return report, smaller
-
-
-def describe(
-    plan: Plan,
-    curvature: Curvature,
-    dense: Evaluation,
-    compressed: Evaluation,
-    dense_model: nn.Module,
-    smaller: nn.Module,
-) -> Report:
-    """The figures of a run. Parameters are counted on the live modules; those in scope are what `kept` speaks of."""
-    total_dense, total = count_parameters(dense_model), count_parameters(smaller)
-    in_scope = total - (total_dense - plan.parameters_dense)
-    report: Report = {
-        "kept": in_scope / plan.parameters_dense,
-        "keep": plan.keep,
-        "parameters_dense": plan.parameters_dense,
-        "parameters": in_scope,
-        "model_parameters_dense": total_dense,
-        "model_parameters": total,
-        "loss_unit": curvature.unit,
-        "loss_dense": dense.loss,
-        "loss": compressed.loss,
-        "damage_predicted": plan.predicted_damage,
-        "damage_measured": compressed.loss - dense.loss,
-        "bases": plan.basis_count,
-        "classes_shared": sum(len(cls.layers) > 1 for cls in plan.classes),
-        "solver": plan.solver,
-        "lower_bound": plan.lower_bound,
-        "gap": plan.gap,
-        "latency_seconds_dense": dense.latency_seconds,
-        "latency_seconds": compressed.latency_seconds,
-    }
-    for name in ("perplexity", "bits_per_byte", "accuracy"):
-        if getattr(dense, name) is not None:
-            report[f"{name}_dense"] = getattr(dense, name)
-            report[name] = getattr(compressed, name)
-    return report
 
 
 def write_model(smaller: nn.Module, out: Path, plan: Plan, tokenizer: Any = None, *, overwrite: bool = False) -> None:
@@ -280,23 +234,3 @@ def write_model(smaller: nn.Module, out: Path, plan: Plan, tokenizer: Any = None
         draw_plan(plan, folder / "plan.png")
 
     replace_directory(out, write, overwrite)
-
-
-def weight_bytes(folder: Path) -> int:
-    """Bytes of the weight files in a saved model."""
-    return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """JSON, whole or not at all; it has no infinity and no NaN, so what is not finite is null."""
-    text = json.dumps(finite(report), indent=1, default=str, allow_nan=False) + "\n"
-    write_atomically(Path(path), lambda temporary: temporary.write_text(text))
-
-
-def finite(value: Any) -> Any:
-    """The value with null for every float in it that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

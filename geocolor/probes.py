@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from geocolor.bases import factorize
@@ -20,6 +19,7 @@ from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph, price
 from geocolor.layers import Layer, as_stored
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
+from geocolor.modes import evaluating
 from geocolor.progress import bar
 
 #: A layer's scale is moved by at most this factor in either direction.
@@ -155,7 +155,7 @@ def divergences(
 def divergence_of(model: nn.Module, other: nn.Module, batches: Sequence[Batch], loss: Loss) -> float:
     """Mean divergence, per unit, of another model from this one."""
     total, units = 0.0, 0
-    with evaluating(model), evaluating(other):
+    with evaluating(model, other):
         for batch in batches:
             batch = move(batch, device_of(model))
             part, count = loss.divergence(loss.forward(other, batch), loss.forward(model, batch), batch)
@@ -177,16 +177,3 @@ def replaced(model: nn.Module, trial: Sequence[Replacement]) -> Iterator[None]:
     finally:
         for weight, data in old:
             weight.data = data
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's mode is given back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training

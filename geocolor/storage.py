@@ -14,7 +14,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from geocolor.atomic import refuse_occupied, replace_directory
-from geocolor.backend import attach_plan, count_parameters, factored_layers, merge_to_dense, skeleton
+from geocolor.backend import attach_plan, factored_layers, merge_to_dense, skeleton
+from geocolor.parameters import parameter_count
 from geocolor.plans import FORMAT_VERSION, Plan, parse_plan
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig
 
@@ -123,8 +124,8 @@ def export_dense(
 
     _write_folder(Path(path), write, overwrite, tokenizer)
     return (
-        f"wrote a dense model to {path}: {count_parameters(dense):,} parameters where the compressed model has "
-        f"{count_parameters(model):,}. The factors are multiplied out, so the saving is gone"
+        f"wrote a dense model to {path}: {parameter_count(dense):,} parameters where the compressed model has "
+        f"{parameter_count(model):,}. The factors are multiplied out, so the saving is gone"
     )
 
 

@@ -5,7 +5,8 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from geocolor.plans import Fingerprint, Kind, LayerShape, Plan, PlannedClass, class_parameters
+from geocolor.plans import Fingerprint, Kind, LayerShape, Plan
+from tests.handmade import planned_class
 
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -26,18 +27,8 @@ def draw_up(
         limit = min(min(shapes[name]) for name in names)
         rank = None if kind == "dense" else max(1, int(limit * chance.uniform(0.1, 0.5)))
         right_rank = max(1, rank - 1) if kind == "both" and rank else None
-        draft = PlannedClass.model_construct(kind=kind, layers=tuple(names), rank=rank, right_rank=right_rank)
         damage = {name: 0.0 if kind == "dense" else 10 ** chance.uniform(-5, -2) for name in names}
-        classes.append(
-            PlannedClass(
-                kind=kind,
-                layers=tuple(names),
-                rank=rank,
-                right_rank=right_rank,
-                parameters=class_parameters(draft, layers),
-                damage=damage,
-            )
-        )
+        classes.append(planned_class(kind, names, layers, rank, right_rank, damage))
     settings = {
         "keep": 0.5,
         "price": 1e-8,

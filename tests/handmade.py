@@ -1,6 +1,6 @@
 """Plans written by hand and factors from a plain SVD: what backend and storage need, without curvature or solver."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from geocolor.bases import Factors
 from geocolor.layers import Layer, find_layers, weight_of
-from geocolor.plans import LayerShape, Plan, PlannedClass, class_parameters, fingerprint
-
-Class = tuple[str, Sequence[str], int, int | None]  # kind, layers, rank, right rank
+from geocolor.plans import Kind, LayerShape, Plan, PlannedClass, class_parameters, fingerprint
 
 
 def plan_of(model: nn.Module, classes: Sequence[tuple[Any, ...]]) -> Plan:
@@ -20,27 +18,9 @@ def plan_of(model: nn.Module, classes: Sequence[tuple[Any, ...]]) -> Plan:
         name: LayerShape(m=layer.m, n=layer.n, form=layer.form, geometry=layer.geometry)
         for name, layer in layers.items()
     }
-    planned = []
-    for kind, names, *ranks in classes:
-        rank, right_rank = (*ranks, None)[:2]
-        draft = PlannedClass.model_construct(kind=kind, layers=tuple(names), rank=rank, right_rank=right_rank)
-        parameters = class_parameters(draft, shapes)
-        planned.append(
-            PlannedClass(
-                kind=kind,
-                layers=tuple(names),
-                rank=rank,
-                right_rank=right_rank,
-                parameters=parameters,
-                damage=dict.fromkeys(names, 0.0),
-            )
-        )
+    planned = [planned_class(kind, names, shapes, *ranks) for kind, names, *ranks in classes]
     taken = {name for _, names, *_ in classes for name in names}
-    planned += [
-        PlannedClass(kind="dense", layers=(name,), parameters=layer.parameters, damage={name: 0.0})
-        for name, layer in layers.items()
-        if name not in taken
-    ]
+    planned += [planned_class("dense", [name], shapes) for name in layers if name not in taken]
     return Plan(
         fingerprint=fingerprint(model, layers.values()),
         layers=shapes,
@@ -49,6 +29,27 @@ def plan_of(model: nn.Module, classes: Sequence[tuple[Any, ...]]) -> Plan:
         price=0.0,
         objective=0.0,
         solver="by hand",
+    )
+
+
+def planned_class(
+    kind: Kind,
+    names: Sequence[str],
+    shapes: Mapping[str, LayerShape],
+    rank: int | None = None,
+    right_rank: int | None = None,
+    damage: Mapping[str, float] | None = None,
+) -> PlannedClass:
+    """A class with its parameters counted; it does no damage unless told."""
+    layers = tuple(names)
+    draft = PlannedClass.model_construct(kind=kind, layers=layers, rank=rank, right_rank=right_rank)
+    return PlannedClass(
+        kind=kind,
+        layers=layers,
+        rank=rank,
+        right_rank=right_rank,
+        parameters=class_parameters(draft, shapes),
+        damage=dict(damage or dict.fromkeys(layers, 0.0)),
     )
 
 

@@ -15,13 +15,13 @@ from transformers.pytorch_utils import Conv1D
 from geocolor import backend
 from geocolor.backend import (
     SharedBasis,
-    count_parameters,
     factored_layers,
     install,
     merge_to_dense,
     skeleton,
 )
 from geocolor.bases import Factors
+from geocolor.parameters import parameter_count
 from tests.handmade import factors_of, plan_of
 
 D = 12
@@ -160,11 +160,11 @@ def test_parameters_are_counted_live_and_each_storage_once(attention: nn.Module)
     d, r = D, 5
     bases_and_coefficients = r * d + r * (d + 8 + 8) + d + 8
     others = (d * d + d) + (3 * d + 3)
-    assert count_parameters(attention) == bases_and_coefficients + others
+    assert parameter_count(attention) == bases_and_coefficients + others
     tied = nn.ModuleList([nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)])
     tied[1].weight = nn.Parameter(tied[0].weight.detach())  # another Parameter, the same storage
-    assert count_parameters(tied) == 16
-    assert count_parameters(nn.Linear(4, 4, device="meta")) == 20
+    assert parameter_count(tied) == 16
+    assert parameter_count(nn.Linear(4, 4, device="meta")) == 20
 
 
 def test_the_live_count_is_the_one_the_plan_states() -> None:
@@ -172,7 +172,7 @@ def test_the_live_count_is_the_one_the_plan_states() -> None:
     plan = plan_of(model, mixed_classes())
     smaller = install(model, plan.shareable_layers(), factors_of(model, plan))
     outside = sum(p.numel() for name, p in model.named_parameters() if name.endswith("bias"))
-    assert count_parameters(smaller) == plan.parameters + outside
+    assert parameter_count(smaller) == plan.parameters + outside
 
 
 def test_dtype_training_mode_and_biases_are_kept() -> None:

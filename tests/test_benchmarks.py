@@ -6,12 +6,12 @@ from torch import nn
 
 from benchmarks.kwt1 import KeywordTransformer, accuracy
 from benchmarks.peers import METHODS, Budget, Method, neighbours, private, scaled_activation, uniform
-from geocolor.backend import count_parameters
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, measure
 from geocolor.graph import CostGraph, price
 from geocolor.layers import find_layers
 from geocolor.losses import Classification
+from geocolor.parameters import parameter_count
 
 KEEP = 0.7
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
@@ -53,7 +53,7 @@ def test_a_peer_keeps_no_more_than_it_may_and_runs(
     graph = graphs[method.estimate]
     plan = method.make(graph, Budget(KEEP, unshared=("*.o", "*.fc2"), solver="greedy"))
     smaller = apply(keyword_model, plan, graph.curvature)
-    freed = count_parameters(keyword_model) - count_parameters(smaller)
+    freed = parameter_count(keyword_model) - parameter_count(smaller)
     assert freed == plan.parameters_dense - plan.parameters
     assert plan.kept <= KEEP
     assert 0 <= accuracy(smaller, keyword_clips) <= 1

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import geocolor.cli
 from geocolor import commands, pipeline
 from geocolor.embedded import MODEL
+from geocolor.report import write_report
 
 TEXT = "def f(x, y):\n    return [x for _ in range(y)]\n\n" * 40
 SMALL = ["--sequence", "32", "--time-limit", "2"]
@@ -406,7 +407,7 @@ def test_plain_module_is_compressed_and_evaluated_against_its_program(
 
 def test_what_is_not_finite_is_null_in_a_report(tmp_path: Path) -> None:
     report = {"gap": math.inf, "rows": [{"cost": -math.inf, "seconds": {"plan": math.nan}, "K": 2}], "loss": 0.5}
-    commands.write_report(report, tmp_path / "report.json")
+    write_report(report, tmp_path / "report.json")
     assert strict_json(tmp_path / "report.json") == {
         "gap": None,
         "rows": [{"cost": None, "seconds": {"plan": None}, "K": 2}],

@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
-from geocolor.evaluation import evaluate, latency, parameter_bytes, parameter_count
+from geocolor.evaluation import evaluate, evaluate_pair, latency
 from geocolor.losses import NextToken, SquaredError
+from geocolor.parameters import parameter_bytes, parameter_count
+from geocolor.probes import divergence_of
 
 LLAMA = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2)
 BERT = BertConfig(vocab_size=17, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2)
@@ -51,6 +53,29 @@ def test_an_encoder_is_compared_with_its_reference():
     assert result.loss > 0
     with pytest.raises(ValueError, match="pass the dense model as reference="):
         evaluate(model, [batch])
+
+
+def test_a_pair_is_evaluated_in_one_pass_each_and_says_how_far_apart_it_is():
+    torch.manual_seed(0)
+    dense, other = LlamaForCausalLM(LLAMA), LlamaForCausalLM(LLAMA)
+    batches = torch.randint(0, 11, (5, 6)).split(2)
+    passes = []
+    dense.register_forward_hook(lambda *_: passes.append(1))
+    pair = evaluate_pair(dense, other, batches, bytes_per_unit=2.0, repeats=0)
+    assert len(passes) == len(batches)
+    assert pair.dense == evaluate(dense, batches, bytes_per_unit=2.0, repeats=0)
+    assert pair.compressed == evaluate(other, batches, bytes_per_unit=2.0, repeats=0)
+    assert pair.divergence == pytest.approx(divergence_of(dense, other, batches, NextToken()))
+    assert evaluate_pair(dense, dense, batches, repeats=0).divergence == 0.0
+    with pytest.raises(ValueError, match="no batches to evaluate on"):
+        evaluate_pair(dense, other, [])
+
+
+def test_encoders_are_evaluated_as_a_pair_against_the_first():
+    dense, other, batch = BertModel(BERT), BertModel(BERT), {"input_ids": torch.randint(0, 17, (3, 5))}
+    pair = evaluate_pair(dense, other, [batch])
+    assert pair.dense.loss == 0.0
+    assert pair.compressed.loss == pair.divergence == evaluate(other, [batch], reference=dense).loss > 0
 
 
 def test_metrics_are_called_on_the_model_in_evaluation_mode_and_modes_come_back():

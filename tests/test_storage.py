@@ -21,7 +21,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from geocolor.backend import count_parameters, factored_layers, install
+from geocolor.backend import factored_layers, install
+from geocolor.parameters import parameter_count
 from geocolor.storage import export_dense, load, save
 from tests.handmade import factors_of, plan_of
 
@@ -100,7 +101,7 @@ def test_a_saved_model_loads_bit_equal_with_its_sharing(tmp_path: Path, dtype: t
     assert loaded.blocks[0].up.right is loaded.blocks[1].up.right
     assert loaded.blocks[0].down.left is loaded.blocks[1].down.left
     assert loaded.head.weight is loaded.embedding.weight
-    assert count_parameters(loaded) == count_parameters(model)
+    assert parameter_count(loaded) == parameter_count(model)
     assert loaded.geocolor_plan == model.geocolor_plan
     assert not factored_layers(dense), "the model passed is left alone"
 
@@ -108,7 +109,7 @@ def test_a_saved_model_loads_bit_equal_with_its_sharing(tmp_path: Path, dtype: t
 def test_each_shared_tensor_is_written_once(saved: Path) -> None:
     model = compressed()
     stored = (saved / "model.safetensors").stat().st_size
-    needed = 4 * (count_parameters(model) + sum(buffer.numel() for buffer in model.buffers()))
+    needed = 4 * (parameter_count(model) + sum(buffer.numel() for buffer in model.buffers()))
     assert needed <= stored < needed + 4096
 
 
@@ -134,8 +135,8 @@ def test_a_dense_export_needs_no_geocolor_and_says_that_the_saving_is_gone(tmp_p
     model = compressed()
     message = export_dense(model, tmp_path / "dense")
     assert "saving is gone" in message
-    assert f"{count_parameters(model):,}" in message
-    assert f"{count_parameters(Network()):,}" in message
+    assert f"{parameter_count(model):,}" in message
+    assert f"{parameter_count(Network()):,}" in message
     script = (
         "import sys, torch, safetensors.torch; sys.path.insert(0, sys.argv[2]); sys.modules['geocolor'] = None\n"
         "from plain_network import Network\n"

@@ -30,7 +30,8 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from geocolor.backend import FactoredLayer, count_parameters, factored_layers, install
+from geocolor.backend import FactoredLayer, factored_layers, install
+from geocolor.parameters import parameter_count
 from geocolor.plans import Plan
 from geocolor.storage import export_dense, load, save
 from geocolor.transformers_format import GeocolorConfig
@@ -131,7 +132,7 @@ def assert_sharing_is_intact(model: nn.Module, plan: Plan, prefix: str = "") -> 
                 assert basis is layers[0].bases()[side]
                 assert basis.map.weight.data_ptr() == layers[0].bases()[side].map.weight.data_ptr()
     named = dict(model.named_parameters(remove_duplicate=False))
-    assert count_parameters(model) == sum({p.data_ptr(): p.numel() for p in named.values()}.values())
+    assert parameter_count(model) == sum({p.data_ptr(): p.numel() for p in named.values()}.values())
 
 
 MODELS = [
@@ -155,7 +156,7 @@ def test_a_saved_model_loads_bit_equal_with_its_sharing_and_saves_again(
     assert not any(info.values()), info
     assert torch.equal(output(loaded), output(model))
     assert_sharing_is_intact(loaded, model.geocolor_plan)
-    assert count_parameters(loaded) == count_parameters(model)
+    assert parameter_count(loaded) == parameter_count(model)
     assert loaded.geocolor_plan == model.geocolor_plan
 
     loaded.save_pretrained(tmp_path / "two")
@@ -396,7 +397,7 @@ def test_a_dense_export_has_the_original_layers_and_leaves_the_compressed_model_
     export_dense(model, tmp_path / "dense")
     exported = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
     assert type(exported.transformer.h[0].attn.c_attn) is Conv1D
-    assert count_parameters(exported) == count_parameters(gpt2())
+    assert parameter_count(exported) == parameter_count(gpt2())
     assert factored_layers(model)
     save(model, tmp_path / "model")
 

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import TensorWeakRef
 
 from geocolor.layers import Layer
+from geocolor.modes import evaluating
 
 OnGradient = Callable[[Tensor], None]
 
@@ -32,25 +33,21 @@ def watched(model: nn.Module, layers: Sequence[Layer], on_call: OnCall, *, gradi
     back as they were, also after an exception.
     """
     leaves: list[Tensor] = []
-    modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     handles: list[RemovableHandle] = []
     try:
-        model.eval()
         for parameter, _ in flags:
             parameter.requires_grad_(False)
         for layer in layers:
             hook = _hook(layer, on_call, leaves)
             handles.append(model.get_submodule(layer.name).register_forward_hook(hook, with_kwargs=True))
-        with torch.set_grad_enabled(gradients):
+        with evaluating(model, gradients=gradients):
             yield leaves
     finally:
         for handle in handles:
             handle.remove()
         for parameter, required in flags:
             parameter.requires_grad_(required)
-        for module, training in modes:
-            module.training = training
 
 
 def _hook(layer: Layer, on_call: OnCall, leaves: list[Tensor]) -> Callable[..., Tensor]:
