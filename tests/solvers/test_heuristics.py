@@ -5,6 +5,8 @@ import math
 import networkx as nx
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from solvers import Adjacent, Coloring, GroupProblem, LocalSearch, MedoidProblem, PairwiseProblem, Random, solve
 from solvers.agglomerative import merge_pairwise
@@ -12,6 +14,7 @@ from solvers.medoid_search import OpenSet
 from solvers.pairwise_search import Painting
 from solvers.search import Search
 from solvers.spectral import embed, kmeans
+from solvers.testing import medoid_problems
 
 
 def planted_pairs(sizes, seed=0, noise=0.4):
@@ -188,3 +191,23 @@ def test_two_hundred_layers_by_greedy_and_swaps_are_proven_by_the_relaxation():
     costs = ((points[:, None] - points[None]) ** 2).sum(axis=-1) * rng.uniform(0.9, 1.1, (200, 200))
     solution = solve(MedoidProblem(costs, 20), LocalSearch())
     assert solution.gap < 0.01
+
+
+@settings(deadline=None, max_examples=60)
+@given(medoid_problems(max_size=6), st.integers(0, 99))
+def test_the_nearest_two_of_each_item_are_kept_up_to_date(problem, seed):
+    """What swaps change piece by piece is what looking at all open candidates anew would say."""
+    state, rng, search = OpenSet(problem), np.random.default_rng(seed), Search(problem)
+    state.add_greedily(search)
+    for _ in range(3):
+        state.swap_until_stuck(search, rng.permutation(problem.candidates))
+        costs = np.sort(state.columns[[*state.opened, -1]], axis=0)
+        assert np.array_equal(state.first, costs[0])
+        if state.opened:
+            assert np.array_equal(state.second, costs[1])
+        number = np.bincount(problem.label[state.opened], minlength=len(problem.limits))
+        assert np.array_equal(state.left, problem.limits - number)
+        assert state.left.min(initial=0) >= 0
+        assert len(set(state.opened)) == len(state.opened)
+        state.disturb(rng, 0.5)
+        state.add_greedily(search)
