@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from solvers.certificates import Certificate, Clique, ItemShares, Multipliers
+from solvers.cliques import greedy_clique, maximum_clique
 from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
+
+CLIQUE_NODES = 5_000
+"""How far the search for a maximum clique goes for a bound worth a second."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ def quick_bound(problem: Problem) -> Bound:
     if isinstance(problem, MedoidProblem):
         return _row_minima(problem)
     if isinstance(problem, PairwiseProblem):
-        return _clique(problem)
+        return _clique(problem, greedy_clique(problem.conflict))
     if isinstance(problem, GroupProblem):
         return _item_shares(problem)
     return Bound(-math.inf)
@@ -42,6 +47,9 @@ def strong_bound(problem: Problem, upper: float) -> Bound:
     if isinstance(problem, MedoidProblem) and problem.size and problem.candidates:
         iterations = int(np.clip(2e7 / problem.cost_matrix.size, 20, 300))
         return lagrangian_bound(problem, upper, iterations)
+    if isinstance(problem, PairwiseProblem) and problem.conflict.any():
+        left = iter(range(CLIQUE_NODES))
+        return _clique(problem, maximum_clique(problem.conflict, lambda steps: next(left, None) is None).items)
     return quick_bound(problem)
 
 
@@ -103,9 +111,9 @@ def _row_minima(problem: MedoidProblem) -> Bound:
     return Bound(math.inf, certificate, reason)
 
 
-def _clique(problem: PairwiseProblem) -> Bound:
+def _clique(problem: PairwiseProblem, items: Sequence[int]) -> Bound:
     """The certificate is its own computation here: it costs no more than reading the weights."""
-    certificate = Clique(tuple(greedy_clique(problem.conflict)))
+    certificate = Clique(tuple(items))
     value, number, limit = certificate.bound(problem), len(certificate.items), problem.limit
     reason = ""
     if limit == 0:
@@ -127,22 +135,3 @@ def _item_shares(problem: GroupProblem) -> Bound:
     elif value == math.inf:
         reason = "an item's lower bound is inf"
     return Bound(value, certificate, reason)
-
-
-def greedy_clique(conflict: NDArray[np.bool_]) -> list[int]:
-    """Items that all conflict with one another, gathered greedily by degree; their number is a bound on the colors."""
-    if not len(conflict):
-        return []
-    degree = conflict.sum(axis=1)
-    best: list[int] = []
-    for first in np.argsort(-degree, kind="stable")[:20]:
-        clique, common = [int(first)], conflict[first].copy()
-        while common.any():
-            members = np.flatnonzero(common)
-            inside = conflict[np.ix_(members, members)].sum(axis=1)
-            chosen = int(members[inside.argmax()])
-            clique.append(chosen)
-            common &= conflict[chosen]
-        if len(clique) > len(best):
-            best = clique
-    return best

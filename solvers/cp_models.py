@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers.bounds import greedy_clique
+from solvers.cliques import greedy_clique
 from solvers.coloring import Coloring
 from solvers.dsatur import dsatur_order
 from solvers.group import GroupProblem

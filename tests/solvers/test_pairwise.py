@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers import Coloring, PairwiseProblem, solve
-from solvers.bounds import greedy_clique
+from solvers.cliques import greedy_clique
 from solvers.dsatur import dsatur
 from solvers.testing import colorings, pairwise_problems
 
