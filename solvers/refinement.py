@@ -9,47 +9,72 @@ Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
 
 
-def edge_words(labels: Ints) -> Words:
-    """A pseudo-random 64-bit word for each edge label."""
-    return _mix(labels.astype(np.uint64))
+def edge_words(values: NDArray[np.float64]) -> Words:
+    """A pseudo-random 64-bit word for each ordered pair, the same where both directions carry equal floats.
+
+    Args:
+        values: ``[n, n]``, the edge labels. The diagonal plays no part in what follows: give it as a color.
+    """
+    forth = mixed(np.ascontiguousarray(values + 0.0).view(np.uint64))  # + 0.0: there is one zero, not two
+    return forth if np.array_equal(values, values.T) else mixed(forth + (forth.T << np.uint64(1)))
 
 
-def refine(edges: Words, colors: Ints) -> Ints:
+def refine(words: Words, colors: Ints, splitters: NDArray[np.bool_] | None = None) -> Ints | None:
     """Split colors until vertices of one color see the same colors through the same edges.
 
     Args:
-        edges: ``[n, n]``, the words of the edge labels.
-        colors: ``[k, n]``, k colorings of the same graph with names in common; they are refined side by side, so that
-            the results can be compared.
+        words: ``[n, n]``, from ``edge_words``.
+        colors: ``[k, n]``, k colorings of the same graph with names 0, 1, … in common; they are refined side by side,
+            so that the results can be compared.
+        splitters: ``[k, n]``, the vertices whose colors have changed since the coloring was last refined; all if None.
 
-    A multiset is told by the sum of words. Two that differ could have one sum (with probability 2⁻⁶⁴), which would only
+    Returns:
+        The refined colorings; None as soon as they differ in how many vertices have some color.
+
+    A round looks at new colors only, and at all parts of a color that was split but the largest (Hopcroft 1971). A
+    multiset is told by the sum of words. Two that differ could have one sum (with probability 2⁻⁶⁴), which would only
     leave the result coarser; nothing that rests on it is taken without a check.
     """
-    number = len(np.unique(colors))
-    while True:
-        seen = _mix(colors.astype(np.uint64) + np.uint64(1))
-        sums = np.stack([_mix(edges ^ row[None, :]).sum(axis=1, dtype=np.uint64) for row in seen])
-        keys = np.stack([colors.astype(np.uint64).ravel(), sums.ravel()], axis=1)
-        _, names = np.unique(keys, axis=0, return_inverse=True)
-        colors = names.reshape(colors.shape).astype(np.int64)
-        split = int(colors.max(initial=-1)) + 1
+    number = int(colors.max(initial=-1)) + 1
+    looked_at = np.ones(colors.shape, bool) if splitters is None else splitters
+    while number < colors.shape[1]:
+        keys = mixed(colors.astype(np.uint64))
+        for at, row in enumerate(colors):
+            chosen = np.flatnonzero(looked_at[at])
+            seen = mixed(row[chosen].astype(np.uint64) ^ np.uint64(0x5851F42D4C957F2D))
+            keys[at] ^= mixed(words[chosen] ^ seen[:, None]).sum(axis=0, dtype=np.uint64)
+        names = np.unique(keys.ravel(), return_inverse=True)[1].reshape(colors.shape).astype(np.int64)
+        split = int(names.max(initial=-1)) + 1
+        counts = np.bincount(names[0], minlength=split)
+        if any(not np.array_equal(np.bincount(row, minlength=split), counts) for row in names[1:]):
+            return None
         if split == number:
-            return colors
-        number = split
+            break
+        parent = np.empty(split, dtype=np.int64)
+        parent[names[0]] = colors[0]
+        order = np.lexsort((-counts, parent))
+        changed = np.ones(split, bool)
+        changed[order[np.flatnonzero(np.diff(parent[order], prepend=-1))]] = False  # the largest part of each
+        colors, looked_at, number = names, changed[names], split
+    same = all(np.array_equal(np.sort(row), np.sort(colors[0])) for row in colors[1:])
+    return colors if same else None
 
 
-def individualise(colors: Ints, vertex: int) -> Ints:
-    """The vertex gets a color of its own, which comes before all others."""
-    single = colors + 1
-    single[vertex] = 0
-    return single
+def individualise(colors: Ints, vertices: list[int]) -> tuple[Ints, NDArray[np.bool_]]:
+    """The vertex given for each coloring, not alone in its color, gets a new one; also where, for ``refine``."""
+    single, where = colors.copy(), np.zeros(colors.shape, bool)
+    rows = np.arange(len(colors))
+    single[rows, vertices] = int(colors.max()) + 1
+    where[rows, vertices] = True
+    return single, where
 
 
-def _mix(words: Words) -> Words:
-    """splitmix64's finaliser."""
-    with np.errstate(over="ignore"):
-        words = words + np.uint64(0x9E3779B97F4A7C15)
-        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: Words = words ^ (words >> np.uint64(31))
-    return mixed
+def mixed(words: Words) -> Words:
+    """splitmix64's finaliser (Steele, Lea & Flood 2014)."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words

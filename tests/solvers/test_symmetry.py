@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from solvers import GroupProblem, MedoidProblem, PairwiseProblem, SymmetricCpSat, automorphisms, solve
-from solvers.symmetry import orbits
+from solvers.permutation_group import group_order, orbits
+from solvers.symmetry import binned, deviation
 from solvers.testing import medoid_problems, pairwise_problems
 
 
@@ -125,6 +126,202 @@ def test_a_search_cut_off_says_so_and_still_gives_true_symmetries():
     assert 120 % found.order == 0
     assert found.order < 120
     assert len(generated(found.generators, 10)) == found.order
+
+
+def test_a_search_cut_off_late_counts_the_group_it_found():
+    """Basic orbits of what was found do not multiply to its order then, so the generators are composed."""
+    graph = nx.hypercube_graph(3)
+    for nodes in range(1, 12):
+        found = automorphisms(as_weights(graph), max_nodes=nodes)
+        assert len(generated(found.generators, 8)) == found.order
+
+
+DIRECTED = [
+    ("cycle", nx.cycle_graph(7, create_using=nx.DiGraph), 7),
+    ("tournament of quadratic residues", nx.paley_graph(11), 55),
+    ("transitive tournament", nx.DiGraph([(i, j) for i in range(6) for j in range(i)]), 1),
+    ("out-star", nx.DiGraph([(0, i) for i in range(1, 6)]), 120),
+    ("two directed triangles", nx.disjoint_union(*[nx.cycle_graph(3, create_using=nx.DiGraph)] * 2), 18),
+    ("Cayley graph of S3", nx.DiGraph([(a, b) for a in range(6) for b in (a // 2 * 2 + 1 - a % 2, (a + 2) % 6)]), 6),
+]
+
+
+@pytest.mark.parametrize(("graph", "order"), [g[1:] for g in DIRECTED], ids=[g[0] for g in DIRECTED])
+def test_groups_of_known_digraphs(graph, order):
+    costs = nx.to_numpy_array(graph)
+    found = automorphisms(costs)
+    assert found.order == order == group_order(found.generators, len(costs))
+    assert automorphisms(costs.T).order == order
+
+
+def test_the_diagonal_of_a_matrix_tells_items_apart():
+    costs = np.ones((4, 4))
+    assert automorphisms(costs).order == 24
+    costs[0, 0] = 2
+    assert automorphisms(costs).order == 6
+    assert automorphisms(costs).orbits == ((0,), (1, 2, 3))
+
+
+@pytest.mark.parametrize("bad", [np.ones((2, 3)), np.ones(3)])
+def test_only_square_matrices_have_symmetries_of_items(bad):
+    with pytest.raises(ValueError, match=r"must be square|must have 2 axes"):
+        automorphisms(bad)
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.inf, math.nan])
+def test_a_tolerance_is_a_finite_number(bad):
+    with pytest.raises(ValueError, match=r"tolerance must be a finite number of 0 or more.*got"):
+        automorphisms(np.ones((2, 2)), tolerance=bad)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=30), st.floats(0, 2))
+def test_bins_are_no_wider_than_the_tolerance_and_ordered(values, tolerance):
+    values = np.array(values)
+    lowest = binned(values, tolerance)
+    assert ((values - lowest >= 0) & (values - lowest <= tolerance)).all()
+    assert (np.diff(lowest[np.argsort(values)]) >= 0).all()
+    if tolerance == 0:
+        assert (lowest == values).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10**6), st.sampled_from([1e-9, 1e-3]), st.booleans())
+def test_noise_within_the_tolerance_hides_no_symmetry(seed, tolerance, directed):
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 3, (9, 9)).astype(float)
+    base[6:, :] = base[:, 6:] = np.kron(rng.integers(0, 3), 1.0)  # three items that nothing tells apart
+    base = base if directed else base + base.T
+    np.fill_diagonal(base, 0)
+    noisy = base + rng.uniform(0, tolerance, base.shape)
+    exact, found = automorphisms(base), automorphisms(noisy, tolerance=tolerance)
+    assert found.order == exact.order >= 6
+    assert found.orbits == exact.orbits
+    assert found.deviation <= tolerance
+    colors = np.zeros(9, dtype=np.int64)
+    np.fill_diagonal(noisy, 0)
+    assert found.deviation == max(deviation(noisy, colors, g) for g in found.generators)
+    for element in generated(found.generators, 9) if found.order < 100 else ():
+        assert deviation(noisy, colors, element) <= tolerance
+    assert automorphisms(noisy).order == 1
+
+
+def test_values_too_close_together_make_no_false_symmetry():
+    """A chain of values each within the tolerance of the next: what changes a pair by more is never a symmetry."""
+    weight = np.zeros((8, 8))
+    weight[np.triu_indices(8, 1)] = np.linspace(0, 1, 28)
+    found = automorphisms(PairwiseProblem(weight + weight.T), tolerance=0.2)
+    assert found.deviation <= 0.2
+    for element in generated(found.generators, 8) if found.order < 1000 else found.generators:
+        assert deviation(weight + weight.T, np.zeros(8, dtype=np.int64), element) <= 0.2
+
+
+@pytest.mark.parametrize("size", [0, 1, 5, 7])
+def test_the_order_of_a_symmetric_and_a_cyclic_group(size):
+    cycle = tuple((i + 1) % size for i in range(size)) if size else ()
+    swap = (1, 0, *range(2, size)) if size > 1 else cycle
+    assert group_order([cycle, swap], size) == math.factorial(size)
+    assert group_order([cycle], size) == max(size, 1)
+    assert group_order([], size) == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.permutations(range(6)), max_size=3))
+def test_schreier_sims_counts_the_group_generated(generators):
+    assert group_order(generators, 6) == len(generated([tuple(g) for g in generators], 6))
+
+
+def test_a_large_group_is_counted_exactly():
+    """Rubik's cube, its six turns as permutations of 48 stickers."""
+    turns = [
+        [(1, 3, 8, 6), (2, 5, 7, 4), (9, 33, 25, 17), (10, 34, 26, 18), (11, 35, 27, 19)],
+        [(9, 11, 16, 14), (10, 13, 15, 12), (1, 17, 41, 40), (4, 20, 44, 37), (6, 22, 46, 35)],
+        [(17, 19, 24, 22), (18, 21, 23, 20), (6, 25, 43, 16), (7, 28, 42, 13), (8, 30, 41, 11)],
+        [(25, 27, 32, 30), (26, 29, 31, 28), (3, 38, 43, 19), (5, 36, 45, 21), (8, 33, 48, 24)],
+        [(33, 35, 40, 38), (34, 37, 39, 36), (3, 9, 46, 32), (2, 12, 47, 29), (1, 14, 48, 27)],
+        [(41, 43, 48, 46), (42, 45, 47, 44), (14, 22, 30, 38), (15, 23, 31, 39), (16, 24, 32, 40)],
+    ]
+    generators = []
+    for cycles in turns:
+        image = list(range(48))
+        for cycle in cycles:
+            for a, b in zip(cycle, (*cycle[1:], cycle[0]), strict=True):
+                image[a - 1] = b - 1
+        generators.append(image)
+    assert group_order(generators, 48) == 43_252_003_274_489_856_000
+
+
+def as_colored_graph(costs):
+    """Each ordered pair whose cost is not the commonest is a path i – a – b – j, a and b colored by the cost."""
+    size = len(costs)
+    known, names = np.unique(costs, return_inverse=True)
+    names = names.reshape(size, size)
+    off = ~np.eye(size, dtype=bool)
+    common = np.bincount(names[off]).argmax()
+    colors, edges = list(names.diagonal()), []
+    for i, j in np.argwhere(off & (names != common)).tolist():
+        a = len(colors)
+        colors += [len(known) * (1 + side) + int(names[i, j]) for side in (0, 1)]
+        edges += [(i, a), (a, a + 1), (a + 1, j)]
+    return [int(c) for c in colors], edges
+
+
+def planted_digraphs():
+    rng = np.random.default_rng(3)
+    for size in (6, 10, 16):
+        base = rng.integers(0, 3, (size // 2, size // 2)).astype(float)
+        yield np.kron(base, np.ones((2, 2)))  # twins
+        yield np.kron(np.ones((2, 2)), base)  # two blocks that may change places
+        yield np.kron(np.eye(2), base)
+        yield rng.integers(0, 2, (size, size)).astype(float)
+        circulant = rng.integers(0, 2, size).astype(float)
+        yield np.array([np.roll(circulant, i) for i in range(size)])
+    for _, graph, *_ in GROUPS:
+        yield nx.to_numpy_array(graph)
+
+
+def test_bliss_finds_the_same_groups():
+    igraph = pytest.importorskip("igraph")
+    for costs in planted_digraphs():
+        if len(costs) > 20:
+            continue
+        colors, edges = as_colored_graph(costs)
+        graph = igraph.Graph(len(colors), edges)
+        found = automorphisms(costs)
+        assert found.order == int(graph.count_automorphisms(color=colors))
+        theirs = [tuple(g[: len(costs)]) for g in graph.automorphism_group(color=colors)]
+        assert orbits(theirs, len(costs)) == found.orbits
+        assert group_order(theirs, len(costs)) == found.order
+
+
+def test_nauty_finds_the_same_groups():
+    pynauty = pytest.importorskip("pynauty")
+    for costs in planted_digraphs():
+        colors, edges = as_colored_graph(costs)
+        adjacency = {}
+        for a, b in edges:
+            adjacency.setdefault(a, []).append(b)
+        cells = [{v for v, c in enumerate(colors) if c == color} for color in sorted(set(colors))]
+        graph = pynauty.Graph(len(colors), adjacency_dict=adjacency, vertex_coloring=cells)
+        generators, mantissa, exponent, *_ = pynauty.autgrp(graph)
+        found = automorphisms(costs)
+        assert found.order == pytest.approx(mantissa * 10**exponent)
+        theirs = [tuple(g[: len(costs)]) for g in generators]
+        assert orbits(theirs, len(costs)) == found.orbits
+
+
+def test_a_thousand_items_take_few_looks():
+    """Counted in refinements, not seconds: a budget of three for each generator is enough where structure is simple."""
+    rng = np.random.default_rng(0)
+    base, kinds = rng.random((200, 200)), rng.integers(0, 200, 1000)
+    block = rng.random((20, 20))
+    blocks = np.kron(np.eye(50), block) + np.kron(1 - np.eye(50), np.full((20, 20), 0.5))
+    twins, exchanged = base[np.ix_(kinds, kinds)], blocks
+    assert automorphisms(twins, max_nodes=0).complete
+    found = automorphisms(exchanged, max_nodes=150)
+    assert found.complete
+    assert found.order == math.factorial(50)
+    assert len(found.orbits) == 20
 
 
 def test_a_set_function_has_no_matrix_to_read_symmetries_from():
