@@ -9,7 +9,8 @@ settings. Each solution carries a lower bound and is priced by the problem itsel
 >>> solution.coloring, solution.cost, solution.representatives, solution.status
 (Coloring([0, 0, 1]), 3.0, (0, 2), 'optimal')
 
-To add a solver, derive from ``Solver``, pass it to ``solve``, and test it with ``solvers.testing.check_solver``.
+To add a solver, derive from ``Solver``, pass it to ``solve``, and test it with ``solvers.testing.check_solver``. A
+package that announces one by an entry point of the group ``geocolor.solvers`` gives it a name here: ``solvers.plugins``.
 """
 
 from solvers.auto import Auto

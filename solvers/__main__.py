@@ -15,7 +15,7 @@ from solvers.atomic import write_atomically
 from solvers.certify import Verdict, certify
 from solvers.formats import FORMATS, read
 from solvers.problem import Problem
-from solvers.registry import SOLVERS, solver_names
+from solvers.registry import solver_kinds, solver_names
 from solvers.solution import Solution
 from solvers.solve import solve
 
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     asked = parser.parse_args(arguments)
     if asked.list:
-        for kind in SOLVERS:
+        for kind in solver_kinds():
             takes = ", ".join(problem.__name__.removesuffix("Problem").lower() for problem in kind.problems)
             print(f"{kind.name:18} {takes}{' · exact' if kind.exact else ''}")
         return 0
