@@ -28,11 +28,13 @@ from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 from solvers.registry import SOLVERS, find_solver, solver_names
+from solvers.runs import Runs
 from solvers.search import Search
 from solvers.solution import OPTIMALITY_GAP, Solution, relative_gap
 from solvers.solve import solve
 from solvers.solver import Solver
 from solvers.spectral import Spectral
+from solvers.subset_dp import SubsetDP
 from solvers.symmetric_cp_sat import SymmetricCpSat
 from solvers.symmetry import Automorphisms, automorphisms
 
@@ -59,10 +61,12 @@ __all__ = [
     "Private",
     "Problem",
     "Random",
+    "Runs",
     "Search",
     "Solution",
     "Solver",
     "Spectral",
+    "SubsetDP",
     "SymmetricCpSat",
     "Verdict",
     "automorphisms",

@@ -8,7 +8,6 @@ from typing import ClassVar
 import numpy as np
 
 from solvers.cp_sat import CpSat
-from solvers.exhaustive import Exhaustive
 from solvers.group import GroupProblem
 from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
@@ -16,8 +15,9 @@ from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 from solvers.search import Search
 from solvers.solver import Solver
+from solvers.subset_dp import SubsetDP, linked_parts
 
-EXACT_GROUP_ITEMS = 10
+EXACT_GROUP_ITEMS = 14
 EXACT_MEDOID_ENTRIES = 20_000
 EXACT_PAIRWISE_ITEMS = 40
 
@@ -37,9 +37,10 @@ class Auto(Solver):
 def choose(problem: Problem) -> tuple[Solver, str]:
     """The solver for this problem, and why."""
     if isinstance(problem, GroupProblem):
-        if problem.size <= EXACT_GROUP_ITEMS:
-            return Exhaustive(), f"{problem.size} items are few enough to walk through every partition"
-        return LocalSearch(), f"{problem.size} items of a set function, more than {EXACT_GROUP_ITEMS}"
+        linked = max(map(len, linked_parts(problem.compatible)), default=0)
+        if linked <= EXACT_GROUP_ITEMS:
+            return SubsetDP(), f"{linked} linked items are few enough to price every class"
+        return LocalSearch(), f"{linked} linked items of a set function, more than {EXACT_GROUP_ITEMS}"
     if isinstance(problem, MedoidProblem):
         entries = int(np.isfinite(problem.cost_matrix).sum())
         if entries <= EXACT_MEDOID_ENTRIES:

@@ -12,19 +12,23 @@ from solvers.habits import Adjacent, OneColor, Private, Random
 from solvers.local_search import LocalSearch
 from solvers.plugins import Plugin, plugins
 from solvers.problem import Problem
+from solvers.runs import Runs
 from solvers.solver import Solver
 from solvers.spectral import Spectral
+from solvers.subset_dp import SubsetDP
 from solvers.symmetric_cp_sat import SymmetricCpSat
 
 SOLVERS: tuple[type[Solver], ...] = (
     Auto,
     Exhaustive,
+    SubsetDP,
     CpSat,
     SymmetricCpSat,
     LocalSearch,
     Greedy,
     Spectral,
     Adjacent,
+    Runs,
     OneColor,
     Private,
     Random,

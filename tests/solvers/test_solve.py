@@ -84,8 +84,8 @@ def test_auto_says_what_it_picked_and_why(medoids):
         (MedoidProblem(np.where(np.eye(150) > 0, 1.0, np.inf), 150), "cp_sat"),  # 150 allowed pairs only
         (PairwiseProblem(np.zeros((20, 20))), "cp_sat"),
         (PairwiseProblem(np.zeros((80, 80))), "local_search"),
-        (GroupProblem(10, lambda items: 1.0), "exhaustive"),
-        (GroupProblem(11, lambda items: 1.0), "local_search"),
+        (GroupProblem(14, lambda items: 1.0), "subset_dp"),
+        (GroupProblem(15, lambda items: 1.0), "local_search"),
     ],
 )
 def test_auto_goes_by_kind_and_size(problem, picked):
@@ -123,6 +123,8 @@ def test_solver_names_are_those_that_support_the_problem():
     }
     assert set(solver_names(PairwiseProblem(np.zeros((300, 300))))) == set(solver_names()) - {
         "exhaustive",
+        "subset_dp",
+        "runs",
         "cp_sat",
         "symmetric_cp_sat",
     }
@@ -188,9 +190,11 @@ print(solution.coloring is not None, "interrupted" in solution.message, solution
 
 @pytest.mark.parametrize("solver", solver_names())
 def test_without_time_a_solver_still_comes_back_with_its_word(solver, medoids):
-    solution = solve(medoids, solver, time_limit=0)
-    assert solution.status in ("time_limit", "feasible", "infeasible") or solution.gap == 0
-    assert solution.coloring is not None or "found no allowed coloring" in solution.message
+    for problem in (medoids, PairwiseProblem(np.ones((9, 9))), GroupProblem(9, lambda items: 1.0 + len(items))):
+        if solver in solver_names(problem):
+            solution = solve(problem, solver, time_limit=0)
+            assert solution.status in ("time_limit", "feasible", "infeasible") or solution.gap == 0
+            assert solution.coloring is not None or "found no allowed coloring" in solution.message
 
 
 def test_a_search_cut_short_says_so_and_keeps_the_start(medoids):
