@@ -107,7 +107,7 @@ class CpSat(Solver):
         stopped = status in (cp_model.UNKNOWN, cp_model.FEASIBLE)
         if built.complete and status == cp_model.INFEASIBLE:
             search.prove(math.inf, proof="CP-SAT's search, exhausted")
-        elif built.complete and math.isfinite(solver.best_objective_bound):
+        elif built.complete and status != cp_model.UNKNOWN and math.isfinite(solver.best_objective_bound):
             search.prove(built.bound(solver.best_objective_bound), proof="CP-SAT's own bound")
         if stopped and not search.deterministic and search.remaining() > max(0.2, 0.05 * search.time_limit):
             raise KeyboardInterrupt  # with time left, only Ctrl-C stops CP-SAT, which swallows the signal
