@@ -10,7 +10,7 @@ settings. Each solution carries a lower bound and is priced by the problem itsel
 (Coloring([0, 0, 1]), 3.0, (0, 2), 'optimal')
 
 To add a solver, derive from ``Solver``, pass it to ``solve``, and test it with ``solvers.testing.check_solver``. A
-package that announces one by an entry point of the group ``geocolor.solvers`` gives it a name here: ``solvers.plugins``.
+package that announces one by an entry point of the group ``geocolor.solvers`` gives it a name: ``solvers.plugins``.
 """
 
 from solvers.auto import Auto
