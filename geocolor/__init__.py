@@ -26,6 +26,7 @@ from geocolor.layers import Layer, find_layers
 from geocolor.planning import plan
 from geocolor.plans import Plan, PlannedClass, read_plan, write_plan
 from geocolor.probes import calibrate
+from geocolor.refinement import Refinement, RefineSettings, refine
 from geocolor.storage import export_dense, load, save
 
 __version__ = "0.1.0"
@@ -37,6 +38,8 @@ __all__ = [
     "Layer",
     "Plan",
     "PlannedClass",
+    "RefineSettings",
+    "Refinement",
     "apply",
     "calibrate",
     "evaluate",
@@ -49,6 +52,7 @@ __all__ = [
     "plan",
     "price",
     "read_plan",
+    "refine",
     "save",
     "write_plan",
 ]

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from geocolor.atomic import write_atomically
 from geocolor.layers import Layer
-
-FORMAT_VERSION = 1
+from geocolor.tensor_files import read_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,36 +88,6 @@ def load_curvature(path: str | Path) -> Curvature:
 
 def layers_from(entries: list[dict[str, Any]]) -> tuple[Layer, ...]:
     return tuple(Layer(**{**entry, "geometry": tuple(entry["geometry"])}) for entry in entries)
-
-
-def write_tensors(path: Path, kind: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """One safetensors file whose header holds `metadata` as JSON, with its kind and format version."""
-    header = {"geocolor": json.dumps({"kind": kind, "format_version": FORMAT_VERSION, **metadata})}
-    saved: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():  # safetensors refuses tensors that share memory, such as one identity for all
-        shared = any(tensor is other for other in saved.values())
-        saved[name] = tensor.clone() if shared else tensor.contiguous()
-    write_atomically(path, lambda temporary: save_file(saved, temporary, metadata=header))
-
-
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no {kind} file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get("geocolor")
-            metadata = json.loads(header) if header else {}
-            if metadata.pop("kind", None) != kind:
-                raise ValueError(f"{path} is not a {kind} file of geocolor; measure again and save it anew")
-            version = metadata.pop("format_version", None)
-            if version != FORMAT_VERSION:
-                raise ValueError(
-                    f"{path} has format version {version}, this geocolor reads {FORMAT_VERSION}; measure again"
-                )
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); measure again") from error
-    return tensors, metadata
 
 
 def damped(factor: Tensor, damping: float) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from geocolor.curvature.curvature import layers_from, read_tensors, write_tensors
+from geocolor.curvature.curvature import layers_from
 from geocolor.layers import Layer
+from geocolor.tensor_files import read_tensors, write_tensors
 
 
 @dataclass(eq=False)
