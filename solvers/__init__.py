@@ -15,7 +15,8 @@ package that announces one by an entry point of the group ``geocolor.solvers`` g
 
 from solvers.auto import Auto
 from solvers.bounds import Bound, lagrangian_bound, quick_bound, strong_bound
-from solvers.certificates import Certificate, Clique, ItemShares, Multipliers
+from solvers.branch_and_cut import BranchAndCut
+from solvers.certificates import Certificate, Clique, Inequalities, Inequality, ItemShares, Multipliers
 from solvers.certify import Verdict, certify
 from solvers.coloring import Coloring
 from solvers.cp_sat import CpSat
@@ -45,6 +46,7 @@ __all__ = [
     "Auto",
     "Automorphisms",
     "Bound",
+    "BranchAndCut",
     "Certificate",
     "Clique",
     "Coloring",
@@ -52,6 +54,8 @@ __all__ = [
     "Exhaustive",
     "Greedy",
     "GroupProblem",
+    "Inequalities",
+    "Inequality",
     "ItemShares",
     "LocalSearch",
     "MedoidProblem",

@@ -10,6 +10,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -106,3 +107,91 @@ class ItemShares(Certificate):
         if problem.item_lower_bound is None:
             return -math.inf if problem.size else 0.0
         return math.fsum(np.minimum(problem.item_lower_bound, penalties).tolist())
+
+
+class Inequality(NamedTuple):
+    """An inequality that holds for every coloring, and its multiplier ≥ 0.
+
+    With e(i, j) = 1 where i and j share a color and k the number of colors, it is, by its kind,
+
+    * ``two_partition``: Σ e(left, right) − Σ e(left) − Σ e(right) ≤ min(|left|, |right|), which for one item on the
+      left and two on the right is the triangle inequality (Grötschel & Wakabayashi 1990);
+    * ``odd_wheel``: Σ e(hub, rim) − Σ e along the rim ≤ (|rim| − 1) / 2, the hub on the left, an odd rim on the right
+      (Chopra & Rao 1993);
+    * ``class_count``: Σ e(left) + p(p + 1)/2 · k ≥ p · |left|, p on the right: a class of s items holds s(s − 1)/2 ≥
+      ps − p(p + 1)/2 pairs (with k ≤ K the clique inequality of Chopra & Rao 1993);
+    * ``forest``: k + Σ e(left[n], right[n]) ≤ L, those pairs being a forest: each of them joins two classes or none.
+    """
+
+    kind: str
+    left: tuple[int, ...]
+    right: tuple[int, ...]
+    multiplier: float
+
+    def row(self, size: int) -> tuple[list[tuple[int, int, float]], float, float]:
+        """``Σ a(i, j) e(i, j) + b k ≤ c`` as ``([(i, j, a), …], b, c)``.
+
+        Raises:
+            ValueError: when it is not an inequality of its kind.
+        """
+        items = self.left if self.kind == "class_count" else self.left + self.right
+        if any(not 0 <= item < size for item in items):
+            raise ValueError(f"{self.kind} names an item that the problem does not have: {items}")
+        if self.kind != "forest" and len(set(items)) < len(items):
+            raise ValueError(f"{self.kind} names an item twice: {items}")
+        if self.kind == "two_partition" and self.left and self.right:
+            pairs = [(i, j, 1.0) for i in self.left for j in self.right]
+            for side in (self.left, self.right):
+                pairs += [(i, j, -1.0) for i, j in itertools.combinations(side, 2)]
+            return pairs, 0.0, float(min(len(self.left), len(self.right)))
+        if self.kind == "odd_wheel" and len(self.left) == 1 and len(self.right) >= 3 and len(self.right) % 2:
+            rim = zip(self.right, self.right[1:] + self.right[:1], strict=True)
+            pairs = [(self.left[0], j, 1.0) for j in self.right] + [(i, j, -1.0) for i, j in rim]
+            return pairs, 0.0, (len(self.right) - 1) / 2
+        if self.kind == "class_count" and len(self.right) == 1 and self.right[0] >= 1:
+            p = self.right[0]
+            pairs = [(i, j, -1.0) for i, j in itertools.combinations(self.left, 2)]
+            return pairs, -p * (p + 1) / 2, -float(p * len(self.left))
+        if self.kind == "forest" and len(self.left) == len(self.right):
+            tree = list(range(size))
+            for i, j in zip(self.left, self.right, strict=True):
+                if tree[i] == tree[j]:
+                    raise ValueError(f"the pairs of the forest close a cycle at {i} and {j}")
+                tree = [tree[i] if root == tree[j] else root for root in tree]
+            return [(i, j, 1.0) for i, j in zip(self.left, self.right, strict=True)], 1.0, float(size)
+        raise ValueError(f"{self.kind} of {self.left} and {self.right} is no inequality known to hold")
+
+
+@dataclass(frozen=True)
+class Inequalities(Certificate):
+    """Valid inequalities of a pairwise problem with dual multipliers: weak duality gives the bound.
+
+    ``Σ min(0, w(i, j) + Σ y a(i, j)) + min over 1 ≤ k ≤ K of k (opening + Σ y b) − Σ y c`` over the pairs that do not
+    conflict holds at any multipliers y ≥ 0; e and k range between their bounds.
+    """
+
+    rows: tuple[Inequality, ...] = ()
+
+    def bound(self, problem: Problem) -> float:
+        if not isinstance(problem, PairwiseProblem):
+            raise ValueError(f"inequalities between pairs say nothing about {problem!r:.60}")
+        if not problem.size or not problem.limit:
+            return math.inf if problem.size else 0.0
+        reduced: dict[tuple[int, int], list[float]] = {
+            (i, j): [float(problem.weight[i, j])] for i, j in np.argwhere(np.triu(~problem.conflict, 1)).tolist()
+        }
+        count, terms = [problem.opening], list[float]()
+        for inequality in self.rows:
+            y = inequality.multiplier
+            if not 0 <= y < math.inf:
+                raise ValueError(f"the multiplier {y} of a {inequality.kind} inequality is not 0 or more")
+            pairs, of_count, right = inequality.row(problem.size)
+            for i, j, coefficient in pairs:
+                key = (i, j) if i < j else (j, i)
+                if key in reduced:
+                    reduced[key].append(coefficient * y)
+            count.append(of_count * y)
+            terms.append(-right * y)
+        terms.extend(min(0.0, math.fsum(parts)) for parts in reduced.values())
+        price = math.fsum(count)
+        return math.fsum([*terms, min(price, price * problem.limit)])

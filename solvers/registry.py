@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from solvers.auto import Auto
+from solvers.branch_and_cut import BranchAndCut
 from solvers.cp_sat import CpSat
 from solvers.exhaustive import Exhaustive
 from solvers.greedy import Greedy
@@ -24,6 +25,7 @@ SOLVERS: tuple[type[Solver], ...] = (
     SubsetDP,
     CpSat,
     SymmetricCpSat,
+    BranchAndCut,
     LocalSearch,
     Greedy,
     Spectral,

@@ -1,0 +1,245 @@
+"""Branch and cut for clique partitioning: exact where the linear relaxation is tight, as with weights of both signs."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from solvers.coloring import Coloring
+from solvers.pair_lp import PairLP, rounded, target
+from solvers.pairwise import PairwiseProblem
+from solvers.pairwise_search import Painting, search_pairs
+from solvers.problem import Problem
+from solvers.search import Search
+from solvers.solver import Solver
+
+Floats = NDArray[np.float64]
+Fixing = tuple[int, int, bool]
+"""Two items, and whether they share a color."""
+
+
+@dataclass(frozen=True)
+class BranchAndCut(Solver):
+    """A variable for each pair (Grötschel & Wakabayashi 1989): triangle, 2-partition and odd-wheel inequalities.
+
+    K and the opening cost are met by one more variable, the number of colors, and inequalities that tie it to the
+    pairs. The root's multipliers are a certificate; what branching adds to the bound is stated as trusted.
+
+    Attributes:
+        rounds: rounds of disturbed local search for the first incumbent.
+        node_rounds: rounds of cutting planes at each node below the root.
+    """
+
+    rounds: int = 20
+    node_rounds: int = 6
+
+    name: ClassVar[str] = "branch_and_cut"
+    problems: ClassVar[tuple[type, ...]] = (PairwiseProblem,)
+    exact: ClassVar[bool] = True
+    largest: ClassVar[int] = 600
+
+    def refusal(self, problem: Problem) -> str:
+        if isinstance(problem, PairwiseProblem) and problem.size > self.largest:
+            return f"its relaxation has a variable for each pair of up to {self.largest} items, not {problem.size:,}"
+        return super().refusal(problem)
+
+    def run(self, problem: Problem, search: Search) -> None:
+        assert isinstance(problem, PairwiseProblem)
+        search_pairs(problem, search, rounds=self.rounds)
+        if search.closed() or search.expired():
+            return
+        Tree(problem, search, self.node_rounds).run()
+
+
+def cut_root(lp: PairLP, problem: PairwiseProblem, search: Search) -> bool:
+    """Cutting planes until none is violated or the bound stalls, each bound with its certificate.
+
+    Returns:
+        Whether the relaxation is feasible and branching may go on from here.
+    """
+    history = list[float]()
+    for turn in itertools.count():
+        outcome = lp.optimize(search)
+        if outcome == "infeasible":
+            search.prove(math.inf, proof="the linear relaxation, which is infeasible")
+            return False
+        bound = lp.lower_bound()
+        if bound > max(history, default=-math.inf):
+            evidence = lp.evidence()
+            search.prove(rounded(min(bound, search.cost), search), evidence)
+        if outcome == "stopped" or search.bound >= target(search):
+            return False
+        E = lp.matrix()
+        if turn < 20:
+            offer_rounded(problem, E, search)
+        cuts = lp.separate(E, search)
+        if not cuts or search.expired() or _stalled([*history, bound], search.cost):
+            return not search.expired()
+        if bound > max(history, default=-math.inf):
+            lp.drop_slack()
+        history.append(bound)
+        lp.add(cuts)
+    raise AssertionError("unreachable")
+
+
+def _stalled(history: list[float], cost: float) -> bool:
+    """Eight rounds closed less than a fiftieth of the gap."""
+    if len(history) < 12 or not math.isfinite(cost):
+        return False
+    return history[-1] - history[-9] < 0.02 * (cost - history[-9])
+
+
+def offer_rounded(problem: PairwiseProblem, E: Floats, search: Search) -> None:
+    """Join pairs by falling e while more than half, then descend."""
+    label = np.arange(problem.size)
+    apart = problem.conflict.copy()
+    i, j = np.nonzero(np.triu(E > 0.5, 1))
+    for at in np.argsort(-E[i, j], kind="stable"):
+        a, b = int(label[i[at]]), int(label[j[at]])
+        if a != b and not apart[a, b]:
+            label[label == b] = a
+            apart[a] |= apart[b]
+            apart[:, a] |= apart[:, b]
+    search.offer(Coloring(label.tolist()))
+    state = Painting(problem, Coloring(label.tolist()))
+    state.descend(search)
+    search.offer(Coloring(state.colors.tolist()))
+
+
+class Tree:
+    """Best bound first; a node is the pairs it fixes, with all that follows from them by transitivity."""
+
+    def __init__(self, problem: PairwiseProblem, search: Search, node_rounds: int) -> None:
+        self.problem, self.search, self.node_rounds = problem, search, node_rounds
+        self.lp = PairLP(problem, search.cost)
+        self.low, self.high = self.lp.low.copy(), self.lp.high.copy()
+        self.open: list[tuple[float, int, tuple[Fixing, ...]]] = []
+        self.left = math.inf
+        self.nodes = 0
+        self.ticks = itertools.count()
+
+    def run(self) -> None:
+        search = self.search
+        if self.lp.pairs and not cut_root(self.lp, self.problem, search):
+            return
+        self.fix_by_reduced_cost()
+        heapq.heappush(self.open, (search.bound, next(self.ticks), ()))
+        while self.open:
+            bound, _, fixings = heapq.heappop(self.open)
+            self.report(bound)
+            if bound >= target(search):
+                self.left = min(self.left, bound)
+                break
+            self.nodes += 1
+            if not self.visit(bound, fixings):
+                heapq.heappush(self.open, (bound, next(self.ticks), fixings))
+                break
+        if not search.cut_short:
+            self.open = [node for node in self.open if node[0] < target(search)]
+            self.report(math.inf)
+        search.note(f"branch and cut: {self.nodes} nodes, {len(self.lp.cuts)} inequalities at the end")
+
+    def report(self, current: float) -> None:
+        bound = min(self.left, current, min((node[0] for node in self.open), default=math.inf), self.search.cost)
+        self.search.prove(rounded(bound, self.search), proof="branch and cut, its tree exhausted up to this bound")
+
+    def fix_by_reduced_cost(self) -> None:
+        """A pair whose reduced cost exceeds the gap keeps its value in every coloring better than the incumbent."""
+        reduced, bound = self.lp.reduced(), self.lp.lower_bound()
+        gap = self.search.cost - bound
+        if math.isfinite(gap):
+            pair = np.arange(len(reduced)) < self.lp.pairs
+            self.high[pair & (reduced > gap) & (self.high == 1)] = 0.0
+            self.low[pair & (reduced < -gap) & (self.high == 1)] = 1.0
+
+    def visit(self, bound: float, fixings: tuple[Fixing, ...]) -> bool:
+        """Bound the node and put its children in the heap; False when the time ran out before that."""
+        lp, search = self.lp, self.search
+        box = self.close(fixings)
+        if box is None:
+            return True
+        low, high = box
+        lp.restrict(low, high)
+        before = bound
+        for turn in itertools.count():
+            outcome = lp.optimize(search)
+            if outcome == "infeasible":
+                return True
+            bound = max(bound, rounded(lp.lower_bound(), search))
+            if bound >= target(search):
+                self.left = min(self.left, bound)
+                return True
+            if outcome == "stopped":
+                return False
+            E = lp.matrix()
+            cuts = lp.separate(E, search)
+            if not cuts:
+                break
+            if turn >= self.node_rounds and bound - before < 0.05 * (search.cost - before):
+                break
+            if len(lp.cuts) > 5000 + 4 * lp.pairs:
+                lp.drop_slack()
+            if turn >= self.node_rounds:
+                before = bound
+            lp.add(cuts)
+        if self.nodes % 10 == 1 or not cuts:
+            offer_rounded(self.problem, E, search)
+            if bound >= target(search):
+                self.left = min(self.left, bound)
+                return True
+        free = low[: lp.pairs] < high[: lp.pairs]
+        if not free.any():
+            self.left = min(self.left, max(bound, self.settle(low)))
+            return True
+        at = self.choose(free)
+        i, j = (int(item) for item in lp.ends[at])
+        for together in (True, False):
+            heapq.heappush(self.open, (bound, next(self.ticks), (*fixings, (i, j, together))))
+        return True
+
+    def choose(self, free: NDArray[np.bool_]) -> int:
+        """The pair to branch on: far from 0 and 1, and of weight."""
+        value = np.clip(self.lp.point[: self.lp.pairs], 0.0, 1.0)
+        weight = np.abs(self.lp.costs[: self.lp.pairs]) / self.lp.unit
+        score = (0.5 - np.abs(value - 0.5)) * (0.05 + np.minimum(weight, 1.0)) + 1e-9 * (1 + weight / (1 + weight))
+        return int(np.where(free, score, -1.0).argmax())
+
+    def settle(self, low: Floats) -> float:
+        """The price of the only coloring that a node without free pairs leaves."""
+        E = np.zeros((self.problem.size, self.problem.size), bool)
+        E[self.lp.ends[:, 0], self.lp.ends[:, 1]] = low[: self.lp.pairs] > 0.5
+        joined = E | E.T | np.eye(self.problem.size, dtype=bool)
+        return self.search.offer(Coloring(joined.argmax(axis=1).tolist()))
+
+    def close(self, fixings: tuple[Fixing, ...]) -> tuple[Floats, Floats] | None:
+        """The columns' bounds once all that the fixings imply is fixed; None where they contradict one another."""
+        lp, size = self.lp, self.problem.size
+        apart = self.problem.conflict.copy()
+        fixed_low, fixed_high = self.low[: lp.pairs] == 1, self.high[: lp.pairs] == 0
+        joined = [tuple(pair) for pair in lp.ends[fixed_low].tolist()]
+        for i, j in lp.ends[fixed_high].tolist():
+            apart[i, j] = apart[j, i] = True
+        for i, j, together in fixings:
+            if together:
+                joined.append((i, j))
+            else:
+                apart[i, j] = apart[j, i] = True
+        label = np.arange(size)
+        for i, j in joined:
+            label[label == label[j]] = label[i]
+        member = (label[:, None] == np.arange(size)[None, :]).astype(np.float64)
+        between = member.T @ apart.astype(np.float64) @ member > 0
+        if between.diagonal().any():
+            return None
+        apart = between[np.ix_(label, label)]
+        low, high = self.low.copy(), self.high.copy()
+        first, second = lp.ends[:, 0], lp.ends[:, 1]
+        low[: lp.pairs] = label[first] == label[second]
+        high[: lp.pairs] = ~apart[first, second]
+        return low, high
