@@ -8,17 +8,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import geocolor.cli
 from geocolor import commands, pipeline
 from geocolor.embedded import MODEL
+from geocolor.graph import KINDS
 from geocolor.report import write_report
+from geocolor_cli import options
+from geocolor_cli.interrupts import SENTENCE
+from geocolor_cli.run import run
 
 TEXT = "def f(x, y):\n    return [x for _ in range(y)]\n\n" * 40
 SMALL = ["--sequence", "32", "--time-limit", "2"]
@@ -110,7 +113,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def geocolor_process(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     return subprocess.run(
-        [sys.executable, "-m", "geocolor.cli", *arguments],
+        [sys.executable, "-m", "geocolor_cli", *arguments],
         cwd=place,
         env=environment,
         capture_output=True,
@@ -128,15 +131,15 @@ def refuse(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.chdir(place)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
-    def run(*arguments: str, status: int = 2) -> str:
+    def refused(*arguments: str, status: int = 2) -> str:
         with pytest.raises(SystemExit) as stopped:
-            geocolor.cli.main(arguments)
+            run(arguments)
         written = capsys.readouterr()
         assert stopped.value.code == status, written.err
         assert "Traceback" not in written.err
         return written.err
 
-    return run
+    return refused
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +148,7 @@ def planned(place: Path) -> Path:
     here = Path.cwd()
     os.chdir(place)
     try:
-        geocolor.cli.main([*plain("plan"), "--keep", "0.6", "-o", "planned"])
+        run([*plain("plan"), "--keep", "0.6", "-o", "planned"])
     finally:
         os.chdir(here)
     return place / "planned"
@@ -200,7 +203,7 @@ def test_plan_apply_evaluate_show_give_the_same_figures(place: Path, monkeypatch
     }
     for name, command in chain.items():
         if command[0] in ("apply", "show"):
-            geocolor.cli.main([*command, "--json", name])
+            run([*command, "--json", name])
             continue
         done = geocolor_process(place, *command, "--json", name)
         assert done.returncode == 0, done.stderr
@@ -240,6 +243,58 @@ def test_ctrl_c_leaves_nothing_behind_and_exits_130(place: Path) -> None:
     assert "Traceback" not in done.stderr
     assert "stopped" in done.stderr
     assert {file.name for file in place.iterdir()} - before <= {"__pycache__"}
+
+
+WATCHING = """
+import os, signal, sys
+
+watched = sys.argv[1]
+
+class Watcher:
+    def find_spec(self, name, path=None, target=None):
+        if name == watched:
+            {act}
+
+sys.meta_path.insert(0, Watcher())
+from geocolor_cli import main
+sys.argv = ["geocolor", *sys.argv[2:]]
+main()
+"""
+
+
+def watching(act: str, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program with something done when a module is first looked for."""
+    script = WATCHING.format(act=act)
+    command = [sys.executable, "-c", script, module, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("module", ["tyro", "torch", "transformers", "scipy", "geocolor.commands"])
+def test_ctrl_c_while_modules_load_is_a_sentence_too(module: str) -> None:
+    done = watching("os.kill(os.getpid(), signal.SIGINT)", module, "show", "no-such-plan.json")
+    assert done.returncode == 130
+    assert done.stderr == SENTENCE + "\n"
+
+
+def test_help_loads_no_torch() -> None:
+    for module in ("torch", "transformers", "numpy"):
+        done = watching("raise AssertionError(name)", module, "compress", "--help")
+        assert done.returncode == 0, done.stderr
+        assert "--keep" in done.stdout
+
+
+def test_without_its_extra_the_program_says_what_to_install() -> None:
+    for module in ("tyro", "torch"):
+        done = watching("raise ModuleNotFoundError(name)", module, "show", "no-such-plan.json")
+        assert done.returncode == 2
+        assert "pip install 'geocolor[models]'" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_options_name_the_kinds_and_forms_that_there_are() -> None:
+    assert set(get_args(options.Kind)) == set(KINDS) == set(options.Budget().kinds)
+    assert get_args(options.Form) == get_args(commands.Form)
+    assert options.settings(options.Budget(), options.Source()) == pipeline.Settings()
 
 
 def test_ctrl_c_while_writing_keeps_what_was_there(
@@ -395,10 +450,10 @@ def test_plain_module_is_compressed_and_evaluated_against_its_program(
 ) -> None:
     monkeypatch.chdir(place)
     program = "program_of_the_cli_tests"
-    geocolor.cli.main(["apply", f"{program}:network", str(planned / "plan.json"), "-o", "plain"])
+    run(["apply", f"{program}:network", str(planned / "plan.json"), "-o", "plain"])
     data = ["--data", f"{program}:data"]
     assert "--reference module:function" in refuse("evaluate", "plain", *data)
-    geocolor.cli.main(["evaluate", "plain", *data, "--reference", f"{program}:network", "--json", "plain.json"])
+    run(["evaluate", "plain", *data, "--reference", f"{program}:network", "--json", "plain.json"])
     report = strict_json(place / "plain.json")
     assert report.keys() >= FIGURES
     assert "accuracy" in report
@@ -424,6 +479,6 @@ def test_our_own_warnings_are_still_said(place: Path, refuse: Refuse) -> None:
 @pytest.mark.parametrize("command", ["demo", "compress", "plan", "apply", "evaluate", "compare", "show"])
 def test_every_command_has_help_and_a_json_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        geocolor.cli.main([command, "--help"])
+        run([command, "--help"])
     assert stopped.value.code == 0
     assert "--json" in capsys.readouterr().out

@@ -1,30 +1,26 @@
-"""The command line: `geocolor demo | compress | plan | apply | evaluate | compare | show`."""
+"""The commands and their options: `geocolor demo | compress | plan | apply | evaluate | compare | show`.
 
-import logging
-import os
-import sys
-import warnings
-from collections.abc import Sequence
+What a command does is in `geocolor.commands`, imported when it runs: that loads torch.
+"""
+
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-import transformers.utils.logging
 import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from geocolor import commands
-from geocolor.bases import FactoredKind
-from geocolor.graph import KINDS
-from geocolor.pipeline import Settings
-from geocolor.preflight import check_file
+if TYPE_CHECKING:
+    from geocolor.pipeline import Settings
 
 DESCRIPTION = """Smaller models by graph coloring: layers of one color share a basis, and the coloring is found where
 the loss says that it costs least. `geocolor demo` shows it all on an embedded model."""
 
+Kind = Literal["in", "out", "both"]
+Form = Literal["group", "medoid", "pairwise"]
 Batches = Annotated[str, arg(metavar="FILE|MODULE:FUNCTION")]
 
 
@@ -39,7 +35,7 @@ class Budget:
     one of K layers."""
     solver: str = "auto"
     """Solver by name; `geocolor compare` races them."""
-    kinds: tuple[FactoredKind, ...] = KINDS
+    kinds: tuple[Kind, ...] = ("in", "out", "both")
     """Basis kinds a class may use."""
     aggregate: float = 1.0
     """Power p of the damage of a layer in the price: sum of D^p."""
@@ -78,6 +74,8 @@ class Source:
 
 
 def settings(budget: Budget, source: Source) -> Settings:
+    from geocolor.pipeline import Settings
+
     return Settings(
         keep=budget.keep,
         bases=budget.bases,
@@ -111,6 +109,8 @@ class Demo:
     """Also write the figures there."""
 
     def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+
         return commands.demo(console, self.keep, self.out)
 
 
@@ -134,6 +134,8 @@ class Compress:
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+
         return commands.compress(
             console,
             self.model,
@@ -168,6 +170,8 @@ class MakePlan:
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+
         return commands.make_plan(
             console,
             self.model,
@@ -200,6 +204,8 @@ class Apply:
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+
         return commands.carry_out(console, self.model, self.plan, self.curvature, self.out, self.overwrite)
 
 
@@ -220,6 +226,8 @@ class Evaluate:
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+
         return commands.evaluation(
             console, self.model, self.data, self.reference, self.sequence, self.batch_size, self.samples
         )
@@ -237,7 +245,7 @@ class Compare:
     """The price of a parameter is the one that meets this budget without sharing."""
     bases: tuple[int, ...] = ()
     """Values of K; a quarter, half and all of the layers when not given."""
-    form: commands.Form = "group"
+    form: Form = "group"
     """Problem: group (rate-distortion), medoid (the paper's) or pairwise."""
     solvers: tuple[str, ...] = ()
     """Solvers to race; all that support the problem when not given."""
@@ -250,6 +258,8 @@ class Compare:
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+
         budget = Budget(keep=self.keep, time_limit=self.time_limit)
         return commands.compare(
             console,
@@ -278,6 +288,8 @@ class Show:
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+
         return commands.show(console, self.plan, self.out)
 
 
@@ -290,47 +302,3 @@ Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Show, tyro.conf.subcommand("show")]
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; a user's mistake becomes a sentence on standard error and exit status 2."""
-    console, errors = Console(), Console(stderr=True)
-    command: Any = tyro.cli(Command, prog="geocolor", description=DESCRIPTION, args=arguments)
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_args, **_kwargs: errors.print(
-            f"[yellow]warning:[/] {_escape(str(message))}", soft_wrap=True
-        )
-        _silence_libraries()
-        try:
-            check_file(command.json)
-            report = command.run(console)
-            if command.json is not None:
-                commands.write_report(report, command.json)
-        except KeyboardInterrupt:
-            errors.print("stopped; what was written before is whole, what was being written is gone")
-            sys.exit(130)
-        except (ValueError, OSError, ImportError) as error:
-            errors.print(f"[red]error:[/] {_escape(_sentence(error))}", soft_wrap=True)
-            sys.exit(2)
-
-
-def _silence_libraries() -> None:
-    """Progress bars and notes of transformers and of the hub; what goes wrong comes as an exception."""
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
-
-
-def _sentence(error: Exception) -> str:
-    """What the error says; for one of the operating system, what, where and what to try."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return f"{error.filename}: {error.strerror}; look whether it is there, and may be read or written"
-    return str(error) or type(error).__name__
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,6 @@
+"""`python -m geocolor_cli`, the same as `geocolor`."""
+
+from geocolor_cli import main
+
+if __name__ == "__main__":
+    main()

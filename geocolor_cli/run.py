@@ -1,0 +1,66 @@
+"""Running a command: torch is loaded only after the arguments are understood, and mistakes become sentences."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from geocolor_cli.interrupts import SENTENCE, STATUS, raising
+from geocolor_cli.options import DESCRIPTION, Command
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that `arguments` (those of the process by default) name; exits with 2 or 130 where it fails."""
+    console, errors = Console(), Console(stderr=True)
+    command: Any = tyro.cli(Command, prog="geocolor", description=DESCRIPTION, args=arguments)
+    try:
+        with errors.status("loading PyTorch and transformers …"):
+            _load_quietly()
+        with warnings.catch_warnings(), raising():
+            warnings.showwarning = lambda message, *_args, **_kwargs: errors.print(
+                f"[yellow]warning:[/] {_escape(str(message))}", soft_wrap=True
+            )
+            _run_and_report(command, console)
+    except KeyboardInterrupt:
+        errors.print(SENTENCE)
+        sys.exit(STATUS)
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"[red]error:[/] {_escape(_sentence(error))}", soft_wrap=True)
+        sys.exit(2)
+
+
+def _run_and_report(command: Any, console: Console) -> None:
+    from geocolor.preflight import check_file
+    from geocolor.report import write_report
+
+    check_file(command.json)
+    report = command.run(console)
+    if command.json is not None:
+        write_report(report, command.json)
+
+
+def _load_quietly() -> None:
+    """Import what all commands need, without the notes of the libraries: what goes wrong comes as an exception."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    import geocolor.commands  # noqa: F401, I001 - before transformers: it says what is missing
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+
+
+def _sentence(error: Exception) -> str:
+    """What the error says; for one of the operating system, what, where and what to try."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}; look whether it is there, and may be read or written"
+    return str(error) or type(error).__name__
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")
