@@ -81,6 +81,12 @@ class CostGraph:
                 allowed[i, j] = allowed[j, i] = any(can_share(pair, kind) for kind in self.kinds)
         return allowed
 
+    def price_pairs(self, *, progress: bool = False) -> None:
+        """Ask for every pair that could share a basis: what all searches begin with, once for all prices."""
+        pairs = np.argwhere(np.triu(self.compatible(), 1)).tolist()
+        for pair in track(pairs, "pricing pairs of layers", wanted=progress):
+            self.hull(pair)
+
     def group_problem(self, price: float, bases: int | None = None) -> GroupProblem:
         """Rate–distortion: partition the layers so that `Σ f_λ(S)` is least, `K = bases` of them owning a basis."""
         dense = np.array([price * layer.parameters for layer in self.layers])

@@ -39,8 +39,8 @@ def plan(
     With `keep` the rate–distortion price is searched, and the plan is never predicted worse than the best without
     sharing. With `bases` alone it is the paper's form: at most that many layers lend their own basis, of rank
     `rank_fraction · min(m, n)`, to the others. `beta` is the trust region's radius relative to the weight
-    (DESIGN §7); `time_limit` is for all of the search, in seconds. Raises `ValueError` for budgets that make no sense
-    or cannot be met.
+    (DESIGN §7); `time_limit` is for all of the search, in seconds, once every pair has been priced. Raises
+    `ValueError` for budgets that make no sense or cannot be met.
     """
     _check_budget(graph, keep, bases)
     started = time.perf_counter()
@@ -53,6 +53,8 @@ def plan(
     else:
         budget = math.floor(keep * graph.parameters_dense)
         alone = _without_sharing(graph, budget, bases)
+        if solver != "private" and (alone is None or alone.price > 0):
+            graph.price_pairs(progress=progress)
         best, solution, lower_bound = _search(graph, alone, budget, bases, solver, rounds, time_limit, seed)
         classes = [_planned(graph, group, option) for group, option in zip(best.groups, best.options, strict=True)]
         price, objective, private = best.price, best.damage, alone.damage if alone else None
@@ -117,6 +119,7 @@ def _search(
 ) -> tuple[Allocation, Solution | None, float]:
     """Alternate coloring at a price and price at the budget until the coloring stands; the best allocation met."""
     best, found, lower_bound = alone, None, -math.inf
+    last: Coloring | None = None
     seen: set[Coloring] = set()
     if alone is not None:
         price = alone.price
@@ -130,13 +133,15 @@ def _search(
         left = max(deadline - time.perf_counter(), 0.0)
         if found is not None and left == 0.0:
             break
-        solution = _solved(solve(graph.group_problem(price, bases), solver, time_limit=left, seed=seed))
+        problem = graph.group_problem(price, bases)
+        solution = _solved(solve(problem, solver, time_limit=left, seed=seed, start=last))
         lower_bound = max(lower_bound, solution.lower_bound - price * budget)
         if solution.coloring is None or solution.coloring in seen:
             break
-        seen.add(solution.coloring)
+        last = solution.coloring
+        seen.add(last)
         found = found or solution
-        candidate = allocate(graph, solution.coloring.classes(), budget, bases)
+        candidate = allocate(graph, last.classes(), budget, bases)
         price = candidate.price
         if best is None or candidate.damage < best.damage:
             best, found = candidate, solution

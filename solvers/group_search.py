@@ -22,13 +22,12 @@ Change = tuple[tuple[int, ...], tuple[Class, ...]]
 def search_groups(
     problem: GroupProblem, search: Search, *, rounds: int, neighbours: int, max_oracle_calls: int
 ) -> None:
-    """Improve the incumbent (or greedy), then ``rounds`` times a partly dissolved best. Offers what it finds.
+    """Improve the incumbent or greedy's answer, then ``rounds`` times a partly dissolved best. Offers what it finds.
 
     At most about ``max_oracle_calls`` new classes are priced after the start. An item is tried in the ``neighbours``
     classes it gains most with, as the prices of pairs that are already known tell.
     """
-    if search.best is None:
-        Greedy().run(problem, search)
+    Greedy().run(problem, search)
     rng = np.random.default_rng(search.seed)
     before = problem.oracle_calls
 

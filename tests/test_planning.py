@@ -2,7 +2,9 @@
 
 import math
 import warnings
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 import geocolor
 from geocolor.budget import allocate
 from geocolor.graph import CostGraph
+from solvers import GroupProblem, Solution, solve
 from tests.conftest import Network
 
 
@@ -142,3 +145,21 @@ def session_graph() -> CostGraph:
 def test_the_same_seed_gives_the_same_plan() -> None:
     one, other = (geocolor.plan(session_graph(), 0.6, seed=3) for _ in range(2))
     assert one.model_copy(update={"seconds": 0.0}) == other.model_copy(update={"seconds": 0.0})
+
+
+def test_every_solve_begins_with_pairs_priced_and_the_coloring_before(
+    graph: CostGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, found, unpriced = [], [], []
+
+    def watched(problem: GroupProblem, solver: str, **options: Any) -> Solution:
+        unpriced.extend(pair for pair in np.argwhere(np.triu(problem.compatible, 1)).tolist())
+        unpriced[:] = [pair for pair in unpriced if tuple(pair) not in graph._hulls]
+        starts.append(options["start"])
+        found.append(solve(problem, solver, **options))
+        return found[-1]
+
+    monkeypatch.setattr("geocolor.planning.solve", watched)
+    geocolor.plan(graph, 0.5)
+    assert not unpriced
+    assert starts == [None, *(solution.coloring for solution in found[:-1])]
