@@ -20,6 +20,7 @@ from solvers.certificates import Certificate, Clique, Inequalities, Inequality, 
 from solvers.certify import Verdict, certify
 from solvers.coloring import Coloring
 from solvers.cp_sat import CpSat
+from solvers.dsatur_search import DsaturSearch
 from solvers.exhaustive import Exhaustive
 from solvers.greedy import Greedy
 from solvers.group import GroupProblem
@@ -38,6 +39,7 @@ from solvers.spectral import Spectral
 from solvers.subset_dp import SubsetDP
 from solvers.symmetric_cp_sat import SymmetricCpSat
 from solvers.symmetry import Automorphisms, automorphisms
+from solvers.tabucol import TabuCol
 
 __all__ = [
     "OPTIMALITY_GAP",
@@ -51,6 +53,7 @@ __all__ = [
     "Clique",
     "Coloring",
     "CpSat",
+    "DsaturSearch",
     "Exhaustive",
     "Greedy",
     "GroupProblem",
@@ -72,6 +75,7 @@ __all__ = [
     "Spectral",
     "SubsetDP",
     "SymmetricCpSat",
+    "TabuCol",
     "Verdict",
     "automorphisms",
     "certify",

@@ -36,7 +36,7 @@ def quick_bound(problem: Problem) -> Bound:
     if isinstance(problem, MedoidProblem):
         return _row_minima(problem)
     if isinstance(problem, PairwiseProblem):
-        return _clique(problem, greedy_clique(problem.conflict))
+        return clique_bound(problem, greedy_clique(problem.conflict))
     if isinstance(problem, GroupProblem):
         return _item_shares(problem)
     return Bound(-math.inf)
@@ -49,7 +49,7 @@ def strong_bound(problem: Problem, upper: float) -> Bound:
         return lagrangian_bound(problem, upper, iterations)
     if isinstance(problem, PairwiseProblem) and problem.conflict.any():
         left = iter(range(CLIQUE_NODES))
-        return _clique(problem, maximum_clique(problem.conflict, lambda steps: next(left, None) is None).items)
+        return clique_bound(problem, maximum_clique(problem.conflict, lambda steps: next(left, None) is None).items)
     return quick_bound(problem)
 
 
@@ -111,8 +111,8 @@ def _row_minima(problem: MedoidProblem) -> Bound:
     return Bound(math.inf, certificate, reason)
 
 
-def _clique(problem: PairwiseProblem, items: Sequence[int]) -> Bound:
-    """The certificate is its own computation here: it costs no more than reading the weights."""
+def clique_bound(problem: PairwiseProblem, items: Sequence[int]) -> Bound:
+    """What a clique of conflicts proves. The certificate is its own computation: no more than reading the weights."""
     certificate = Clique(tuple(items))
     value, number, limit = certificate.bound(problem), len(certificate.items), problem.limit
     reason = ""

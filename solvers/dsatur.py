@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,25 +15,28 @@ def dsatur(conflict: NDArray[np.bool_]) -> Coloring:
     size = len(conflict)
     colors = np.full(size, -1, dtype=np.int64)
     degree = conflict.sum(axis=1)
-    seen = np.zeros((size, size), dtype=bool)  # seen[i, c]: some neighbour of i has color c
+    seen = np.zeros((size, int(degree.max(initial=0)) + 1), dtype=bool)  # seen[i, c]: a neighbour of i has color c
+    priority = degree.astype(np.int64)  # (size + 1) · saturation + degree; −1 for colored items
     for _ in range(size):
-        priority = seen.sum(axis=1) * (size + 1) + degree
-        priority[colors >= 0] = -1
         item = int(priority.argmax())
-        colors[item] = int(seen[item].argmin())  # a vertex of degree d < L always has a free color below L
-        seen[conflict[item], colors[item]] = True
+        color = int(seen[item].argmin())  # an item of degree d has a free color among d + 1
+        colors[item], priority[item] = color, -1
+        told = conflict[item] & ~seen[:, color] & (colors < 0)
+        seen[told, color] = True
+        priority[told] += size + 1
     return Coloring(colors.tolist())
 
 
-def dsatur_order(conflict: NDArray[np.bool_], first: list[int]) -> list[int]:
+def dsatur_order(conflict: NDArray[np.bool_], first: Sequence[int]) -> list[int]:
     """The items, ``first`` before the rest, the rest by how many conflicts tie them to those before them."""
+    size = len(conflict)
     order = list(first)
-    rest = [i for i in range(len(conflict)) if i not in set(first)]
-    tied = conflict[:, order].sum(axis=1).astype(np.int64)
-    degree = conflict.sum(axis=1)
-    while rest:
-        item = max(rest, key=lambda i: (tied[i], degree[i], -i))
-        rest.remove(item)
+    step = (size + 1) * conflict
+    priority = conflict.sum(axis=1) + step[:, order].sum(axis=1)
+    priority[order] = -1
+    for _ in range(size - len(order)):
+        item = int(priority.argmax())
         order.append(item)
-        tied += conflict[:, item]
+        priority += step[item] * (priority >= 0)
+        priority[item] = -1
     return order

@@ -7,6 +7,7 @@ import difflib
 from solvers.auto import Auto
 from solvers.branch_and_cut import BranchAndCut
 from solvers.cp_sat import CpSat
+from solvers.dsatur_search import DsaturSearch
 from solvers.exhaustive import Exhaustive
 from solvers.greedy import Greedy
 from solvers.habits import Adjacent, OneColor, Private, Random
@@ -18,6 +19,7 @@ from solvers.solver import Solver
 from solvers.spectral import Spectral
 from solvers.subset_dp import SubsetDP
 from solvers.symmetric_cp_sat import SymmetricCpSat
+from solvers.tabucol import TabuCol
 
 SOLVERS: tuple[type[Solver], ...] = (
     Auto,
@@ -26,6 +28,8 @@ SOLVERS: tuple[type[Solver], ...] = (
     CpSat,
     SymmetricCpSat,
     BranchAndCut,
+    DsaturSearch,
+    TabuCol,
     LocalSearch,
     Greedy,
     Spectral,
