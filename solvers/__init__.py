@@ -14,6 +14,7 @@ package that announces one by an entry point of the group ``geocolor.solvers`` g
 """
 
 from solvers.auto import Auto
+from solvers.benders import Benders
 from solvers.bounds import Bound, lagrangian_bound, quick_bound, strong_bound
 from solvers.branch_and_cut import BranchAndCut
 from solvers.certificates import Certificate, Clique, Inequalities, Inequality, ItemShares, Multipliers
@@ -25,6 +26,7 @@ from solvers.exhaustive import Exhaustive
 from solvers.greedy import Greedy
 from solvers.group import GroupProblem
 from solvers.habits import Adjacent, OneColor, Private, Random
+from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
@@ -47,6 +49,7 @@ __all__ = [
     "Adjacent",
     "Auto",
     "Automorphisms",
+    "Benders",
     "Bound",
     "BranchAndCut",
     "Certificate",
@@ -60,6 +63,7 @@ __all__ = [
     "Inequalities",
     "Inequality",
     "ItemShares",
+    "Lagrangian",
     "LocalSearch",
     "MedoidProblem",
     "Multipliers",

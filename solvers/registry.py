@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 
 from solvers.auto import Auto
+from solvers.benders import Benders
 from solvers.branch_and_cut import BranchAndCut
 from solvers.cp_sat import CpSat
 from solvers.dsatur_search import DsaturSearch
 from solvers.exhaustive import Exhaustive
 from solvers.greedy import Greedy
 from solvers.habits import Adjacent, OneColor, Private, Random
+from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
 from solvers.plugins import Plugin, plugins
 from solvers.problem import Problem
@@ -25,6 +27,8 @@ SOLVERS: tuple[type[Solver], ...] = (
     Auto,
     Exhaustive,
     SubsetDP,
+    Benders,
+    Lagrangian,
     CpSat,
     SymmetricCpSat,
     BranchAndCut,

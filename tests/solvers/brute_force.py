@@ -1,9 +1,12 @@
 """The dumbest possible oracle: every partition, priced by the problem."""
 
+import itertools
 import math
 from collections.abc import Iterator
 
-from solvers import Coloring, Problem
+import numpy as np
+
+from solvers import Coloring, MedoidProblem, Problem
 
 
 def partitions(size: int) -> Iterator[Coloring]:
@@ -18,3 +21,15 @@ def partitions(size: int) -> Iterator[Coloring]:
 
 def optimum(problem: Problem) -> float:
     return min((problem.cost(coloring) for coloring in partitions(problem.size)), default=math.inf)
+
+
+def best_open_set(problem: MedoidProblem) -> float:
+    """The optimum of a medoid problem by trying every set of candidates that the limits allow."""
+    best = math.inf
+    for number in range(min(problem.candidates, int(problem.limits.sum())) + 1):
+        for opened in itertools.combinations(range(problem.candidates), number):
+            taken = np.bincount(problem.label[list(opened)], minlength=len(problem.limits))
+            if (taken <= problem.limits).all():
+                costs = np.column_stack([problem.cost_matrix[:, list(opened)], problem.penalties()])
+                best = min(best, float(costs.min(axis=1).sum()))
+    return best

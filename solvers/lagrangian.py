@@ -1,0 +1,95 @@
+"""Lagrangian relaxation of the p-median problem: a bound with its certificate, and medoids on the way."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from solvers.certificates import Multipliers
+from solvers.medoid import MedoidProblem
+from solvers.medoid_relaxation import DenseCosts, Floats, Point, Relaxation, cutoff_of
+from solvers.medoid_search import OpenSet, search_medoids
+from solvers.problem import Problem
+from solvers.search import Search
+from solvers.solver import Solver
+
+
+@dataclass(frozen=True)
+class Lagrangian(Solver):
+    """Subgradient steps on the multipliers; the candidates that the relaxation opens begin swap local searches.
+
+    The bound comes with its multipliers as evidence. It is often the optimum itself, but not always: ``benders`` goes
+    on from here.
+
+    Attributes:
+        steps: subgradient steps at most.
+    """
+
+    steps: int = 600
+
+    name: ClassVar[str] = "lagrangian"
+    problems: ClassVar[tuple[type, ...]] = (MedoidProblem,)
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps must be 0 or more, got {self.steps}")
+
+    def run(self, problem: Problem, search: Search) -> None:
+        assert isinstance(problem, MedoidProblem)
+        relax(problem, search, self.steps)
+
+
+def relax(problem: MedoidProblem, search: Search, steps: int) -> tuple[Relaxation, OpenSet]:
+    """Search, bound and fix; the bound and the colorings go to the search."""
+    state = OpenSet(problem)
+    search_medoids(problem, search, rounds=0, state=state)
+    relaxation = Relaxation(dense_costs(problem, state, search), _between(state), _upper(state, search))
+    tried: set[frozenset[int]] = set()
+
+    def improve(point: Point) -> float:
+        for medoids in (point.chosen, np.argsort(-relaxation.share, kind="stable")):
+            state.reopen(medoids.tolist())
+            state.add_greedily(search)
+            opened = frozenset(state.opened)
+            if opened not in tried and state.value - search.cost < 0.05 * abs(search.cost):
+                tried.add(opened)
+                state.swap_until_stuck(search, np.arange(problem.candidates))
+                if state.value < search.cost:
+                    search.offer(problem.assign(state.opened))
+        return min(relaxation.upper, search.cost)
+
+    relaxation.climb(search, steps, lambda: cutoff_of(search.cost, problem), improve)
+    prove(problem, search, relaxation)
+    return relaxation, state
+
+
+def prove(problem: MedoidProblem, search: Search, relaxation: Relaxation) -> None:
+    """Hand the bound to the search: what the multipliers show alone, and what fixed candidates add to it."""
+    u = relaxation.best.u
+    plain = Relaxation(relaxation.costs, u, relaxation.upper).best.value
+    search.prove(plain, Multipliers(tuple(u.tolist())))
+    fixed = int(relaxation.always.sum() + (~relaxation.usable).sum())
+    value = min(relaxation.best.value, cutoff_of(search.cost, problem))
+    if fixed and value > plain:
+        search.prove(value, proof=f"reduced costs, which fix {fixed} of {problem.candidates} candidates")
+
+
+def dense_costs(problem: MedoidProblem, state: OpenSet, search: Search) -> DenseCosts:
+    """The costs, capped where a coloring no dearer than the best known cannot go."""
+    costs = DenseCosts(state.columns[:-1], state.columns[-1], problem.label, problem.limits)
+    room = _upper(state, search) - float(costs.low.sum())
+    costs.cap = np.minimum(costs.cap, costs.low + max(room, 0.0) * (1 + 1e-9))
+    return costs
+
+
+def _upper(state: OpenSet, search: Search) -> float:
+    return search.cost if math.isfinite(search.cost) else state.value
+
+
+def _between(state: OpenSet) -> Floats:
+    """Multipliers to begin with: half way from each item's cost to that of its second choice."""
+    between: Floats = (state.first + np.minimum(state.second, 2 * state.first + state.problem.scale)) / 2
+    return between
