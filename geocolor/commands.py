@@ -29,6 +29,7 @@ from geocolor.preflight import (
     check_settings,
     check_weights,
 )
+from geocolor.progress import countdown, waiting
 from geocolor.report import Report, comparison_report, plan_report, weight_bytes, write_report
 from geocolor.storage import PLAN_FILE, load
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
@@ -208,9 +209,7 @@ def compare(
     if max(bases, default=1) > size:
         raise ValueError(f"--bases holds {max(bases)}, the model has {size} layers in scope; ask for at most that many")
     with clock("race"):
-        rows = race(
-            console, graph, settings, bases or sorted({max(1, size // 4), max(1, size // 2), size}), form, names
-        )
+        rows = race(graph, settings, bases or sorted({max(1, size // 4), max(1, size // 2), size}), form, names)
     console.print(race_table(rows))
     report: Report = {"form": form, "layers": size, "seconds": clock.seconds, "rows": rows}
     if figure is not None:
@@ -220,30 +219,35 @@ def compare(
 
 
 def race(
-    console: Console,
     graph: CostGraph,
     settings: Settings,
     bases: Sequence[int],
     form: Form,
     names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Every solver on the same problem for each K, prices of classes computed beforehand where they are few."""
+    """Every solver on the same problem for each K."""
     assert settings.keep is not None
     budget = int(settings.keep * graph.parameters_dense)
     price = allocate(graph, [(i,) for i in range(len(graph.layers))], budget).price
+    if form != "medoid":
+        graph.price_pairs(progress=True)  # or the first solver would pay for them all
     rows = []
     for K in bases:
         problem: Any
         if form == "medoid":
             problem = graph.medoid_problem(
-                K, rank_fraction=settings.rank_fraction, beta=settings.trust_region, flat_energy=settings.flat_energy
+                K,
+                rank_fraction=settings.rank_fraction,
+                beta=settings.trust_region,
+                flat_energy=settings.flat_energy,
+                progress=True,
             )
         elif form == "pairwise":
             problem = graph.pairwise_problem(price, K)
         else:
             problem = graph.group_problem(price, K)
         for name in names or solver_names(problem):
-            with console.status(f"K = {K}: {name}"):
+            with countdown(f"K = {K}: {name}", settings.time_limit):
                 solution = solve(problem, name, time_limit=settings.time_limit, seed=settings.seed)
             if solution.interrupted:
                 raise KeyboardInterrupt
@@ -283,7 +287,8 @@ def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data
                 "use `geocolor evaluate` with the dense model as --reference module:function"
             )
         return load(dense, folder).eval(), None
-    model, tokenizer = data.load_model(source)
+    with waiting(f"loading {source}"):
+        model, tokenizer = data.load_model(source)
     check_weights(model)
     return model, tokenizer
 

@@ -14,6 +14,7 @@ from geocolor.atomic import refuse_occupied
 from geocolor.embedded import MODEL
 from geocolor.embedded.corpus import Split, corpus
 from geocolor.pipeline import Settings, compress_into
+from geocolor.progress import waiting
 from geocolor.report import Report, weight_bytes
 from geocolor.tables import comparison_table
 
@@ -46,7 +47,9 @@ def run(console: Console, keep: float, out: Path) -> Report:
     report["bytes_on_disk_dense"] = weight_bytes(MODEL)
     console.print(comparison_table(report))
     for title, writer in (("dense", model), ("compressed", smaller)):
-        console.print(Panel(Text(complete(writer, tokenizer, PROMPT)), title=f"{title}, asked to go on", width=100))
+        with waiting(f"letting the {title} model write"):
+            written = complete(writer, tokenizer, PROMPT)
+        console.print(Panel(Text(written), title=f"{title}, asked to go on", width=100))
     for key in ("plan", "model", "figure"):
         console.print(f"{key:>8}  {report[key]}", highlight=False, soft_wrap=True)
     return report

@@ -125,9 +125,10 @@ def verified(
     if shared.keep is not None and any(len(cls.layers) > 1 for cls in shared.classes):
         with suppress(UnreachableError):  # only sharing may meet a budget of few bases
             plans.append(plan(graph, shared.keep, shared.bases, solver="private", beta=shared.trust_region))
-    measured = [
-        divergence_of(model, apply(model, each, graph.curvature, progress=progress), batches, loss) for each in plans
-    ]
+    measured = []
+    for each in plans:
+        candidate = apply(model, each, graph.curvature, progress=progress)
+        measured.append(divergence_of(model, candidate, batches, loss, progress=progress))
     chosen = 0 if len(plans) == 1 or measured[0] <= measured[1] else 1
     if chosen:
         warnings.warn(

@@ -15,6 +15,7 @@ from geocolor.carry_out import factorize_class
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph, medoid_rank
 from geocolor.plans import LayerShape, Plan, PlannedClass
+from geocolor.progress import countdown
 from geocolor.rate_distortion import Option
 from solvers import Coloring, Solution, Solver, solve
 
@@ -55,7 +56,8 @@ def plan(
         alone = _without_sharing(graph, budget, bases)
         if solver != "private" and (alone is None or alone.price > 0):
             graph.price_pairs(progress=progress)
-        best, solution, lower_bound = _search(graph, alone, budget, bases, solver, rounds, time_limit, seed)
+        with countdown("searching a coloring", time_limit, wanted=progress):
+            best, solution, lower_bound = _search(graph, alone, budget, bases, solver, rounds, time_limit, seed)
         classes = [_planned(graph, group, option) for group, option in zip(best.groups, best.options, strict=True)]
         price, objective, private = best.price, best.damage, alone.damage if alone else None
     if beta is not None:
@@ -184,7 +186,8 @@ def _medoid_plan(
     problem = graph.medoid_problem(
         bases, rank_fraction=rank_fraction, beta=beta, flat_energy=flat_energy, progress=progress
     )
-    solution = _solved(solve(problem, solver, time_limit=time_limit, seed=seed))
+    with countdown("searching bases to lend", time_limit, wanted=progress):
+        solution = _solved(solve(problem, solver, time_limit=time_limit, seed=seed))
     if solution.coloring is None:
         shapes = len({(layer.in_side, layer.out_side) for layer in graph.layers})
         raise ValueError(

@@ -20,7 +20,7 @@ from geocolor.graph import CostGraph, price
 from geocolor.layers import Layer, as_stored
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.modes import evaluating
-from geocolor.progress import bar
+from geocolor.progress import bar, track
 
 #: A layer's scale is moved by at most this factor in either direction.
 MOST = 1e4
@@ -152,11 +152,13 @@ def divergences(
     return [total / max(units, 1) for total in totals]
 
 
-def divergence_of(model: nn.Module, other: nn.Module, batches: Sequence[Batch], loss: Loss) -> float:
+def divergence_of(
+    model: nn.Module, other: nn.Module, batches: Sequence[Batch], loss: Loss, *, progress: bool = False
+) -> float:
     """Mean divergence, per unit, of another model from this one."""
     total, units = 0.0, 0
     with evaluating(model, other):
-        for batch in batches:
+        for batch in track(batches, "checking the plan on calibration data", wanted=progress):
             batch = move(batch, device_of(model))
             part, count = loss.divergence(loss.forward(other, batch), loss.forward(model, batch), batch)
             total, units = total + float(part), units + count

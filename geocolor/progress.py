@@ -1,14 +1,25 @@
-"""A progress bar with time left, shown only for work that takes longer than a moment."""
+"""Progress with time left, shown on a terminal only, and only for work that takes longer than a moment."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
+from threading import Timer
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 SILENT_SECONDS = 2.0
 T = TypeVar("T")
@@ -17,31 +28,11 @@ T = TypeVar("T")
 @contextmanager
 def bar(description: str, total: int | None = None, *, wanted: bool = True) -> Iterator[Callable[[], None]]:
     """Gives a function to call after each step. Nothing is drawn for the first two seconds, nor when not `wanted`."""
-    display = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    display = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
     task = display.add_task(description, total=total)
-    begin = time.monotonic()
-    shown = False
-
-    def advance() -> None:
-        nonlocal shown
-        if wanted and not shown and time.monotonic() - begin > SILENT_SECONDS:
-            display.start()
-            shown = True
-        display.advance(task)
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            display.stop()
+    with _shown(display, wanted):
+        yield lambda: display.advance(task)
 
 
 def track(items: Iterable[T], description: str, *, total: int | None = None, wanted: bool = True) -> Iterator[T]:
@@ -51,3 +42,55 @@ def track(items: Iterable[T], description: str, *, total: int | None = None, wan
         for item in items:
             yield item
             advance()
+
+
+@contextmanager
+def countdown(description: str, seconds: float, *, wanted: bool = True) -> Iterator[None]:
+    """A bar that runs by itself, for one long step that takes at most so many seconds."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), _AtMost())
+    display = _Clock(*columns, console=Console(stderr=True), transient=True)
+    display.add_task(description, total=seconds)
+    with _shown(display, wanted):
+        yield
+
+
+@contextmanager
+def waiting(description: str, *, wanted: bool = True) -> Iterator[None]:
+    """A sign of life for one long step of unknown length."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    display = Progress(*columns, console=Console(stderr=True), transient=True)
+    display.add_task(description, total=None)
+    with _shown(display, wanted):
+        yield
+
+
+@contextmanager
+def _shown(display: Progress, wanted: bool) -> Iterator[None]:
+    """The display from the third second on, where standard error is a terminal."""
+    if not (wanted and display.console.is_terminal):
+        yield
+        return
+    timer = Timer(SILENT_SECONDS, display.start)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        display.stop()
+
+
+class _Clock(Progress):
+    """What its tasks count is seconds."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        for task in self.tasks:
+            task.completed = min(task.elapsed or 0.0, task.total or 0.0)
+        return super().get_renderables()
+
+
+class _AtMost(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        left = max((task.total or 0.0) - (task.elapsed or 0.0), 0.0)
+        return Text(f"at most {left:.0f} s left", style="progress.remaining")
