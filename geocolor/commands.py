@@ -30,12 +30,14 @@ from geocolor.preflight import (
     check_weights,
 )
 from geocolor.progress import countdown, waiting
-from geocolor.report import Report, comparison_report, plan_report, weight_bytes, write_report
+from geocolor.refinement import RefineSettings, refine
+from geocolor.report import Report, comparison_report, plan_report, run_report, weight_bytes, write_report
 from geocolor.storage import PLAN_FILE, load
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
+from geocolor.transformers_format import is_transformers_model
 from solvers import find_solver, solve, solver_names
 
-__all__ = ["carry_out", "compare", "compress", "demo", "evaluation", "make_plan", "show", "write_report"]
+__all__ = ["carry_out", "compare", "compress", "demo", "evaluation", "make_plan", "refined", "show", "write_report"]
 
 FIGURES = (".png", ".svg", ".pdf")
 
@@ -146,6 +148,68 @@ def carry_out(
         write_model(smaller, out, plan, tokenizer, overwrite=overwrite)
     console.print(f"kept {plan.kept:.4f} of {plan.parameters_dense:,} parameters in scope")
     report = plan_report(plan) | {"seconds": clock.seconds, "model": str(out)}
+    _print_places(console, report)
+    return report
+
+
+def refined(
+    console: Console,
+    source: str,
+    dense_source: str,
+    data_source: str,
+    test_source: str | None,
+    out: Path,
+    settings: RefineSettings,
+    sequence: int,
+    batch_size: int,
+    samples: int | None,
+    overwrite: bool,
+) -> Report:
+    refuse_occupied(out, overwrite)
+    dense, tokenizer = _model(dense_source)
+    model, _ = _model(source, dense)
+    plan = getattr(model, "geocolor_plan", None)
+    if plan is None:
+        raise ValueError(f"{source} is not a compressed model: make one with `geocolor compress` or `geocolor apply`")
+    calibration = _batches(data_source, dense, tokenizer, sequence, batch_size)
+    if test_source is None:
+        calibration, test = data.split_tail(calibration)
+    else:
+        test = _batches(test_source, dense, tokenizer, sequence, batch_size)
+    checkpoint, clock = out.with_name(f"{out.name}.refinement.safetensors"), Clock()
+    check_file(checkpoint)
+    with clock("refine"):
+        found = refine(
+            model, dense, _first(calibration, samples), settings, checkpoint=checkpoint, inplace=True, progress=True
+        )
+    with clock("save"):
+        write_model(found.model.to(dtype=_stored_dtype(source)), out, plan, tokenizer, overwrite=overwrite)
+    with clock("load"):
+        smaller = load(type(model) if is_transformers_model(model) else dense, out).to(next(dense.parameters())).eval()
+    with clock("evaluate"):
+        compared = evaluate_pair(
+            dense, smaller, test, bytes_per_unit=_bytes_per_unit(dense, tokenizer, test), progress=True
+        )
+    report = run_report(plan, compared) | {
+        "refined_from": source,
+        "steps": found.steps,
+        "best_step": found.best_step,
+        "divergence_before": found.before,
+        "divergence_after": found.after,
+        "bytes_on_disk": weight_bytes(out),
+        "seconds": {step: round(value, 3) for step, value in clock.seconds.items()},
+        "plan": str(out / "plan.json"),
+        "model": str(out),
+        "figure": str(out / "plan.png"),
+    }
+    write_report(report, out / "report.json")
+    console.print(
+        f"divergence on {'held-out ' if settings.holdout else ''}calibration data: {found.before:.4g} before, "
+        f"{found.after:.4g} after step "
+        f"{found.best_step} of {found.steps}",
+        highlight=False,
+    )
+    console.print(comparison_table(report))
     _print_places(console, report)
     return report
 
@@ -295,8 +359,8 @@ def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data
 
 def _stored_dtype(source: str) -> torch.dtype | None:
     """The dtype of the weights on disk, in which the smaller model is saved too; None where it cannot be known."""
-    if ":" in source and not Path(source).exists():
-        return None  # module:function
+    if (":" in source and not Path(source).exists()) or (Path(source) / PLAN_FILE).is_file():
+        return None  # module:function, or a plain module, which is loaded as it was saved
     dtype = transformers.AutoConfig.from_pretrained(source).dtype
     return dtype if isinstance(dtype, torch.dtype) else None
 

@@ -1,4 +1,4 @@
-"""The commands and their options: `geocolor demo | compress | plan | apply | evaluate | compare | show`.
+"""The commands and their options: `geocolor demo | compress | plan | apply | refine | evaluate | compare | show`.
 
 What a command does is in `geocolor.commands`, imported when it runs: that loads torch.
 """
@@ -210,6 +210,78 @@ class Apply:
 
 
 @dataclass(frozen=True)
+class Training:
+    """How the factors are trained."""
+
+    steps: int = 300
+    """Optimizer steps, one batch each."""
+    learning_rate: float = 3e-3
+    """Peak of one cycle of AdamW."""
+    labels: float = 0.0
+    """Weight of the loss on the data's own labels; the divergence from the dense model has the rest."""
+    norms: bool = False
+    """Also train normalisation layers."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the forward pass; what is trained stays float32."""
+    holdout: float = 0.1
+    """Fraction of the batches never trained on, by which the best step is chosen."""
+    evaluate_every: int = 50
+    """Steps between two looks at the held-out batches."""
+    patience: int = 0
+    """Looks without a new best after which to stop early; 0 never stops early."""
+    checkpoint_every: int = 100
+    """Steps between two checkpoints; a run that is killed goes on from the last one when typed again."""
+    seed: int = 0
+    """Orders the batches."""
+
+
+@dataclass(frozen=True)
+class Refine:
+    """Train bases and coefficients of a compressed model for a while to match the dense one; its size stays."""
+
+    compressed: Positional[str]
+    """Folder of the compressed model."""
+    dense: Positional[str]
+    """The model it was made from: local directory, hub name, or module:function."""
+    data: Batches
+    """Calibration data: text, JSONL with a "text" in every line, or module:function that returns batches."""
+    out: Annotated[Path, arg(aliases=("-o",))]
+    """Output folder."""
+    test_data: Batches | None = None
+    """Data to measure damage on; a held-out tail of the calibration data when not given."""
+    training: OmitArgPrefixes[Training] = field(default_factory=Training)
+    sequence: int = 256
+    """Tokens per sequence (causal language models) or at most per sentence (encoders)."""
+    batch_size: int = 16
+    samples: int | None = None
+    """Use at most this many sequences or sentences (all when not given)."""
+    overwrite: bool = False
+    """Replace what the output folder holds."""
+    json: Path | None = None
+    """Also write there what is printed."""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+        from geocolor.refinement import RefineSettings
+
+        return commands.refined(
+            console,
+            self.compressed,
+            self.dense,
+            self.data,
+            self.test_data,
+            self.out,
+            RefineSettings(**vars(self.training)),
+            self.sequence,
+            self.batch_size,
+            self.samples,
+            self.overwrite,
+        )
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Loss, perplexity, bits per byte or accuracy, parameters and latency of a model, dense or compressed."""
 
@@ -298,6 +370,7 @@ Command = (
     | Annotated[Compress, tyro.conf.subcommand("compress")]
     | Annotated[MakePlan, tyro.conf.subcommand("plan")]
     | Annotated[Apply, tyro.conf.subcommand("apply")]
+    | Annotated[Refine, tyro.conf.subcommand("refine")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Show, tyro.conf.subcommand("show")]

@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from geocolor import commands, pipeline
 from geocolor.embedded import MODEL
 from geocolor.graph import KINDS
+from geocolor.refinement import RefineSettings
 from geocolor.report import write_report
 from geocolor_cli import options
 from geocolor_cli.interrupts import SENTENCE
@@ -295,6 +296,7 @@ def test_options_name_the_kinds_and_forms_that_there_are() -> None:
     assert set(get_args(options.Kind)) == set(KINDS) == set(options.Budget().kinds)
     assert get_args(options.Form) == get_args(commands.Form)
     assert options.settings(options.Budget(), options.Source()) == pipeline.Settings()
+    assert RefineSettings(**vars(options.Training())) == RefineSettings()
 
 
 def test_ctrl_c_while_writing_keeps_what_was_there(
@@ -460,6 +462,26 @@ def test_plain_module_is_compressed_and_evaluated_against_its_program(
     assert report["model_parameters"] < report["model_parameters_dense"]
 
 
+def test_refine_brings_a_compressed_model_nearer_the_dense_one(
+    place: Path, planned: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    program = "program_of_the_cli_tests"
+    run(["apply", f"{program}:network", str(planned / "plan.json"), "-o", "coarse"])
+    command = ["refine", "coarse", f"{program}:network", "--data", f"{program}:data", "-o", "fine"]
+    run([*command, "--steps", "60", "--learning-rate", "1e-3", "--holdout", "0", "--json", "fine.json"])
+    report = strict_json(place / "fine.json")
+    assert report.keys() >= FIGURES | {"steps", "best_step", "divergence_before", "divergence_after"}
+    assert report["divergence_after"] < report["divergence_before"]
+    assert report == strict_json(place / "fine" / "report.json")
+    run(["evaluate", "fine", "--data", f"{program}:data", "--reference", f"{program}:network", "--json", "seen.json"])
+    assert strict_json(place / "seen.json")["model_parameters"] == report["model_parameters"]
+    assert not list(place.glob("*.safetensors"))
+    assert "--overwrite" in refuse(*command)
+    assert "steps must be 0 or more" in refuse(*command[:-1], "never", "--steps", "-1")
+    assert "geocolor compress" in refuse("refine", "llama", "llama", "--data", "text.txt", "-o", "never", *SMALL[:2])
+
+
 def test_what_is_not_finite_is_null_in_a_report(tmp_path: Path) -> None:
     report = {"gap": math.inf, "rows": [{"cost": -math.inf, "seconds": {"plan": math.nan}, "K": 2}], "loss": 0.5}
     write_report(report, tmp_path / "report.json")
@@ -476,7 +498,7 @@ def test_our_own_warnings_are_still_said(place: Path, refuse: Refuse) -> None:
     assert "samples" in said
 
 
-@pytest.mark.parametrize("command", ["demo", "compress", "plan", "apply", "evaluate", "compare", "show"])
+@pytest.mark.parametrize("command", ["demo", "compress", "plan", "apply", "refine", "evaluate", "compare", "show"])
 def test_every_command_has_help_and_a_json_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run([command, "--help"])
