@@ -1,21 +1,24 @@
 """Strategies for problems and colorings, and the contract that every solver is held to.
 
-Needs hypothesis. To test a solver of your own, one call is enough:
+Needs hypothesis. To test a solver of your own, one call is enough; it takes a name, also a plug-in's, or an object:
 
 >>> from solvers.testing import check_solver
 >>> check_solver("greedy", max_examples=5)
+
+One problem of yours may be varied by ``check_relations`` and ``check_equivariance``; where something fails, ``shrink``
+makes the problem small and writes it down as code.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
 import numpy as np
-from hypothesis import HealthCheck, assume, given, note, settings
+from hypothesis import HealthCheck, Phase, assume, given, note, settings
 from hypothesis.strategies import DrawFn, SearchStrategy
 from numpy.typing import NDArray
 
@@ -25,13 +28,36 @@ from solvers.exhaustive import Exhaustive
 from solvers.group import GroupCost, GroupProblem
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
-from solvers.problem import Problem
+from solvers.permutation_group import Orbits
+from solvers.problem import Problem, inverse
 from solvers.registry import find_solver
+from solvers.relations import RELATIONS, Changed, Relation
+from solvers.shrinking import as_code, restricted, shrink
 from solvers.solution import Solution
 from solvers.solve import solve
 from solvers.solver import Solver
 from solvers.symmetry import automorphisms
 
+__all__ = [
+    "as_code",
+    "check_equivariance",
+    "check_relations",
+    "check_solver",
+    "colorings",
+    "group_problems",
+    "medoid_problems",
+    "pairwise_problems",
+    "planted_medoid_problems",
+    "planted_pairwise_problems",
+    "rate_distortion_problem",
+    "restricted",
+    "shrink",
+    "symmetries",
+    "unstructured_cost",
+]
+
+LARGEST_CHANGED = 8
+"""Changed problems of more items are left out: some solvers walk through every partition."""
 FEW_COSTS = st.integers(-2, 4).map(float)
 """Costs with many ties, so that problems have symmetries."""
 ANY_COSTS = st.floats(-100, 100, allow_subnormal=False).map(lambda x: round(x, 6))
@@ -90,6 +116,51 @@ def group_problems(draw: DrawFn, max_size: int = 6) -> GroupProblem:
     return GroupProblem(size, unstructured_cost(seed), compatible=compatible, K=K, penalty=penalty)
 
 
+@st.composite
+def planted_pairwise_problems(draw: DrawFn, max_size: int = 6) -> PairwiseProblem:
+    """Pairwise problems that a permutation of their items, drawn too, leaves as they are."""
+    problem = draw(pairwise_problems(max_size))
+    sigma = draw(st.permutations(range(problem.size)))
+    weight = _averaged(np.where(problem.conflict, np.inf, problem.weight), sigma, sigma)
+    return PairwiseProblem(np.minimum(weight, weight.T), None, problem.opening, problem.K)
+
+
+@st.composite
+def planted_medoid_problems(draw: DrawFn, max_size: int = 6) -> MedoidProblem:
+    """Medoid problems that a permutation of items together with one of candidates leaves as they are."""
+    problem = draw(medoid_problems(max_size))
+    sigma, tau = draw(st.permutations(range(problem.size))), draw(st.permutations(range(problem.candidates)))
+    cost = _averaged(problem.cost_matrix, sigma, tau)
+    penalty = None if problem.penalty is None else _averaged(problem.penalty[:, None], sigma, [0])[:, 0]
+    if problem.group is None:
+        return MedoidProblem(cost, problem.K, penalty=penalty)
+    label = _averaged(problem.label[:, None].astype(np.float64), tau, [0])[:, 0]
+    names = list(problem.K) if isinstance(problem.K, Mapping) else []
+    return MedoidProblem(cost, problem.K, penalty=penalty, group=[names[int(code)] for code in label])
+
+
+def _averaged(matrix: NDArray[np.float64], sigma: Sequence[int], tau: Sequence[int]) -> NDArray[np.float64]:
+    """Each entry replaced by the first of its orbit under σ on rows together with τ on columns."""
+    rows, columns = matrix.shape
+    place = np.arange(rows * columns).reshape(rows, columns)
+    joined = Orbits(rows * columns)
+    joined.add(place[np.ix_(list(sigma), list(tau))].ravel().tolist())
+    first = [joined.find(at) for at in range(rows * columns)]
+    result: NDArray[np.float64] = matrix.ravel()[first].reshape(rows, columns)
+    return result
+
+
+@st.composite
+def symmetries(draw: DrawFn, problem: MedoidProblem | PairwiseProblem) -> tuple[int, ...]:
+    """Elements of Aut(problem), as permutations of the items: products of up to six generators."""
+    image = tuple(range(problem.size))
+    found = automorphisms(problem).generators
+    if found:
+        for generator in draw(st.lists(st.sampled_from(found), max_size=6)):
+            image = tuple(generator[i] for i in image)
+    return image
+
+
 def unstructured_cost(seed: int) -> GroupCost:
     """A set function with a whole price from −4 to 9, or sometimes inf, for each set, all independent."""
 
@@ -131,42 +202,6 @@ def rate_distortion_problem(
     return GroupProblem(size, group_cost, item_lower_bound=np.array(shares, dtype=np.float64) * (1 - 1e-12))
 
 
-def scaled(problem: Problem, factor: float) -> Problem:
-    """The problem with every cost multiplied by ``factor`` > 0."""
-    if isinstance(problem, MedoidProblem):
-        penalty = None if problem.penalty is None else problem.penalty * factor
-        return MedoidProblem(problem.cost_matrix * factor, problem.K, penalty=penalty, group=problem.group)
-    if isinstance(problem, PairwiseProblem):
-        return PairwiseProblem(problem.weight * factor, problem.conflict, problem.opening * factor, problem.K)
-    assert isinstance(problem, GroupProblem)
-    return _changed(problem, lambda items, cost: cost * factor, lambda penalty: penalty * factor)
-
-
-def shifted(problem: Problem, amount: float) -> Problem:
-    """The problem with ``amount`` added for each item, whatever becomes of it; for each color of a pairwise problem."""
-    if isinstance(problem, MedoidProblem):
-        penalty = None if problem.penalty is None else problem.penalty + amount
-        return MedoidProblem(problem.cost_matrix + amount, problem.K, penalty=penalty, group=problem.group)
-    if isinstance(problem, PairwiseProblem):
-        return PairwiseProblem(problem.weight, problem.conflict, problem.opening + amount, problem.K)
-    assert isinstance(problem, GroupProblem)
-    return _changed(problem, lambda items, cost: cost + amount * len(items), lambda penalty: penalty + amount)
-
-
-def _changed(
-    problem: GroupProblem,
-    cost: Callable[[tuple[int, ...], float], float],
-    penalty: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-) -> GroupProblem:
-    return GroupProblem(
-        problem.size,
-        lambda items: cost(items, problem.class_cost(items)),
-        compatible=problem.compatible,
-        K=problem.K,
-        penalty=None if problem.penalty is None else penalty(problem.penalty),
-    )
-
-
 def check_solver(
     solver: str | Solver, *, max_examples: int = 20, max_size: int = 5, time_limit: float = 30.0, seed: int = 0
 ) -> None:
@@ -187,8 +222,8 @@ def check_solver(
     """
     tested = find_solver(solver)
     strategies: dict[type, SearchStrategy[Problem]] = {
-        MedoidProblem: medoid_problems(max_size),
-        PairwiseProblem: pairwise_problems(max_size),
+        MedoidProblem: medoid_problems(max_size) | planted_medoid_problems(max_size),
+        PairwiseProblem: pairwise_problems(max_size) | planted_pairwise_problems(max_size),
         GroupProblem: group_problems(max_size),
     }
     kinds = [kind for kind in strategies if issubclass(kind, tested.problems)]
@@ -207,7 +242,7 @@ class Trial:
     solution: Solution
     optimum: float
     coloring: Coloring
-    sigma: tuple[int, ...]
+    relations: tuple[Relation, ...]
     seed: int
     time_limit: float
 
@@ -237,18 +272,19 @@ def _check_kind(
         database=None,
         suppress_health_check=list(HealthCheck),
         print_blob=False,
+        phases=(Phase.generate, Phase.target, Phase.shrink),
     )
     @given(problem=problems, data=st.data(), solve_seed=st.integers(0, 2**31))
     def holds(problem: Problem, data: st.DataObject, solve_seed: int) -> None:
         assume(solver.supports(problem))
-        note(_described(problem))
+        note(as_code(problem))
         trial = Trial(
             solver=solver,
             problem=problem,
             solution=solve(problem, solver, seed=solve_seed, time_limit=time_limit),
             optimum=solve(problem, Exhaustive(), time_limit=math.inf).cost,
             coloring=data.draw(colorings(problem.size)),
-            sigma=tuple(data.draw(st.permutations(range(problem.size)))),
+            relations=tuple(RELATIONS[(solve_seed + at) % len(RELATIONS)] for at in range(3)),
             seed=solve_seed,
             time_limit=time_limit,
         )
@@ -258,15 +294,97 @@ def _check_kind(
     holds()
 
 
-def _described(problem: Problem) -> str:
-    """The problem in full: dataclasses abbreviate their arrays."""
-    if isinstance(problem, MedoidProblem):
-        penalty = None if problem.penalty is None else problem.penalty.tolist()
-        return f"MedoidProblem({problem.cost_matrix.tolist()}, {problem.K}, penalty={penalty}, group={problem.group})"
-    if isinstance(problem, PairwiseProblem):
-        conflict = problem.conflict.astype(int).tolist()
-        return f"PairwiseProblem({problem.weight.tolist()}, {conflict}, {problem.opening}, {problem.K})"
-    return repr(problem)
+def check_relations(
+    problem: Problem, solver: str | Solver = "auto", *, seed: int = 0, draws: int = 3, time_limit: float = 30.0
+) -> None:
+    """Hold a solver to every metamorphic relation (``solvers.relations``) on one problem of any size.
+
+    No oracle is needed: a bound of the changed problem may not be above what a coloring of the first one becomes, and
+    an exact solver must find the optimum that follows from its own.
+
+    Args:
+        problem: of a kind that the solver takes.
+        solver: a name or an object.
+        seed: for the solver and for what relations draw.
+        draws: random colorings whose costs are followed, besides the solver's.
+        time_limit: seconds for each solve. A run cut short is only held to its bounds.
+
+    Raises:
+        AssertionError: with the relation that is broken and both numbers.
+    """
+    tested = find_solver(solver)
+    assert isinstance(problem, (MedoidProblem, PairwiseProblem, GroupProblem))
+    first = solve(problem, tested, seed=seed, time_limit=time_limit)
+    rng = np.random.default_rng(seed)
+    colorings = [Coloring(rng.integers(0, max(problem.limit, 1), problem.size).tolist()) for _ in range(draws)]
+    settled = tested.exact and first.status != "time_limit"
+    for relation in RELATIONS:
+        changed = relation(problem, np.random.default_rng(seed))
+        if changed is None or not tested.supports(changed.problem):
+            continue
+        again = solve(changed.problem, tested, seed=seed, time_limit=time_limit)
+        for coloring in [*colorings, *([first.coloring] if first.coloring is not None else [])]:
+            t = Trial(tested, problem, first, -math.inf, coloring, (), seed, time_limit)
+            expected = changed.factor * problem.cost(coloring) + changed.offset(coloring)
+            found = changed.problem.cost(changed.carry(coloring))
+            _require(t.same(found, expected, 8), f"{changed.name}: {coloring} comes to cost {found}, not {expected}")
+            above = again.lower_bound > expected and not t.same(again.lower_bound, expected, 8)
+            _require(not above, f"{changed.name}: the bound {again.lower_bound} is above a cost of {expected}")
+        if changed.constant is not None and settled and again.status != "time_limit":
+            expected = changed.factor * first.cost + changed.constant
+            t = Trial(tested, problem, first, -math.inf, Coloring([]), (), seed, time_limit)
+            _require(t.same(again.cost, expected, 8), f"{changed.name}: an optimum of {again.cost}, not {expected}")
+
+
+def check_equivariance(
+    problem: Problem,
+    solver: str | Solver | None = None,
+    *,
+    sigma: Sequence[int] | None = None,
+    seed: int = 0,
+    time_limit: float = 30.0,
+) -> None:
+    """Renaming the items renames nothing but the items: costs, symmetries and, of an exact solver, the optimum.
+
+    Args:
+        problem: any problem, one of your own kind too where it has ``permute`` and ``cost``.
+        solver: an exact solver whose optimum must not depend on the order of the items; None: none is run.
+        sigma: item i is renamed ``sigma[i]``; drawn from ``seed`` if None.
+
+    Raises:
+        AssertionError: with what changed, and both values.
+    """
+    rng = np.random.default_rng(seed)
+    size = problem.size
+    renamed = [int(i) for i in (rng.permutation(size) if sigma is None else sigma)]
+    moved = problem.permute(renamed)
+    restored = moved.permute(inverse(renamed).tolist())
+    unit = 1e-9 * max(problem.scale, moved.scale) * max(size, 1)
+
+    def same(first: float, second: float) -> bool:
+        return first == second or abs(first - second) <= max(unit, 1e-9 * max(abs(first), abs(second)))
+
+    for number in range(1, min(size, 6) + 1):
+        coloring = Coloring(rng.integers(0, number, size).tolist())
+        before, after = problem.cost(coloring), moved.cost(coloring.permute(renamed))
+        _require(same(before, after), f"{coloring} costs {before}, renamed by {renamed} {after}")
+        back = restored.cost(coloring)
+        _require(same(before, back), f"{coloring} costs {before}, {back} once items are renamed forth and back")
+    if isinstance(problem, (MedoidProblem, PairwiseProblem)) and isinstance(moved, (MedoidProblem, PairwiseProblem)):
+        before_group, after_group = automorphisms(problem), automorphisms(moved)
+        if before_group.complete and after_group.complete:
+            orders = before_group.order, after_group.order
+            _require(orders[0] == orders[1], f"{orders[0]} symmetries, once items are renamed {orders[1]}")
+            images = sorted(sorted(renamed[item] for item in orbit) for orbit in before_group.orbits)
+            found = sorted(sorted(orbit) for orbit in after_group.orbits)
+            _require(images == found, f"orbits {found}, not {images}, once items are renamed by {renamed}")
+    if solver is not None:
+        first, second = (solve(p, solver, seed=seed, time_limit=time_limit) for p in (problem, moved))
+        if find_solver(solver).exact and "time_limit" not in (first.status, second.status):
+            costs = first.cost, second.cost
+            _require(same(*costs), f"an optimum of {costs[0]}, once items are renamed {costs[1]}")
+        for bound, cost in ((first.lower_bound, second.cost), (second.lower_bound, first.cost)):
+            _require(bound <= cost or same(bound, cost), f"the bound {bound} is above {cost}, items renamed")
 
 
 def _require(holds: bool, sentence: str) -> None:
@@ -324,15 +442,6 @@ def _check_start(t: Trial) -> None:
     _require(found.cost <= t.problem.cost(t.coloring), f"from {t.coloring} it came to {found.coloring}, which is worse")
 
 
-def _check_relabelling(t: Trial) -> None:
-    """Renaming the items renames nothing but the items."""
-    moved = t.problem.permute(t.sigma)
-    before, after = t.problem.cost(t.coloring), moved.cost(t.coloring.permute(t.sigma))
-    _require(t.same(before, after), f"{t.coloring} costs {before}, its image under {t.sigma} {after}")
-    if t.solver.exact:
-        _require(t.same(t.again(moved).cost, t.optimum), f"another optimum once items are renamed by {t.sigma}")
-
-
 def _check_automorphisms(t: Trial) -> None:
     """A symmetry of the problem keeps the cost of every coloring."""
     if not isinstance(t.problem, (MedoidProblem, PairwiseProblem)):
@@ -343,19 +452,28 @@ def _check_automorphisms(t: Trial) -> None:
             _require(t.same(before, after), f"{coloring} costs {before}, its image under {generator} {after}")
 
 
-def _check_scaling(t: Trial) -> None:
-    """Costs times 8 cost 8 times as much; costs shifted by 4 an item cost 4 more an item."""
-    larger, higher = scaled(t.problem, 8.0), shifted(t.problem, 4.0)
-    pairwise = isinstance(t.problem, PairwiseProblem)
-    before = t.problem.cost(t.coloring)
-    number = t.coloring.number_of_colors if pairwise else t.problem.size
-    _require(t.same(larger.cost(t.coloring), 8 * before, 8), f"{t.coloring} does not scale with the costs")
-    _require(t.same(higher.cost(t.coloring), before + 4 * number, 4), f"{t.coloring} does not shift with the costs")
+def _check_relations(t: Trial) -> None:
+    """What is known of a changed problem holds: of the cost of a coloring, of the optimum, of the solver's bound."""
+    assert isinstance(t.problem, (MedoidProblem, PairwiseProblem, GroupProblem))
+    for relation in t.relations:
+        changed = relation(t.problem, np.random.default_rng(t.seed))
+        if changed is not None and changed.problem.size <= LARGEST_CHANGED:
+            _check_relation(t, changed)
+
+
+def _check_relation(t: Trial, changed: Changed) -> None:
+    image = changed.carry(t.coloring)
+    expected = changed.factor * t.problem.cost(t.coloring) + changed.offset(t.coloring)
+    found = changed.problem.cost(image)
+    _require(t.same(found, expected, 8), f"{changed.name}: {image} costs {found}, not {expected}")
+    if changed.constant is None or not t.solver.supports(changed.problem):
+        return
+    optimum = changed.factor * t.optimum + changed.constant
+    again = t.again(changed.problem)
+    bound = again.lower_bound
+    _require(bound <= optimum or t.same(bound, optimum, 8), f"{changed.name}: the bound {bound} is above {optimum}")
     if t.solver.exact:
-        _require(t.same(t.again(larger).cost, 8 * t.optimum, 8), "the optimum does not scale with the costs")
-        if not pairwise:
-            found = t.again(higher).cost
-            _require(t.same(found, t.optimum + 4 * t.problem.size, 4), "the optimum does not shift with the costs")
+        _require(t.same(again.cost, optimum, 8), f"{changed.name}: an optimum of {again.cost}, not {optimum}")
 
 
 def _check_limit(t: Trial) -> None:
@@ -377,8 +495,7 @@ LAWS: tuple[Callable[[Trial], None], ...] = (
     _check_evidence,
     _check_repeats,
     _check_start,
-    _check_relabelling,
     _check_automorphisms,
-    _check_scaling,
+    _check_relations,
     _check_limit,
 )

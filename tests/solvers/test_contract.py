@@ -90,10 +90,10 @@ class Pessimist(Broken):
 @pytest.mark.parametrize(
     ("solver", "error", "sentence"),
     [
-        (Boaster(), AssertionError, "an exact solver found|the bound .* is above the optimum"),
+        (Boaster(), AssertionError, "an exact solver found|the bound .* is above"),
         (Dreamer(), RuntimeError, "claims that no coloring costs less"),
         (Whimsical(), AssertionError, "one seed gave two answers"),
-        (Pessimist(), AssertionError, "the bound inf is above the optimum"),
+        (Pessimist(), AssertionError, "the bound inf is above"),
     ],
     ids=lambda value: getattr(value, "name", None) and type(value).__name__,
 )
