@@ -77,6 +77,7 @@ class InLayer(FactoredLayer):
     def __init__(self, layer: Layer, coefficients: nn.Linear | nn.Conv2d, right: SharedBasis) -> None:
         super().__init__(layer, coefficients)
         self.right = right
+        right.readers += 1
 
     @property
     def bias(self) -> Tensor | None:  # type: ignore[override]
@@ -97,6 +98,7 @@ class OutLayer(FactoredLayer):
     ) -> None:
         super().__init__(layer, coefficients)
         self.left = left
+        left.readers += 1
         self.register_parameter("bias", bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,6 +125,7 @@ class BothLayer(OutLayer):
     ) -> None:
         super().__init__(layer, coefficients, left, bias)
         self.right = right
+        right.readers += 1
 
     def forward(self, x: Tensor) -> Tensor:
         return self._add_bias(self.left(self.coefficients(self.right(x, self))))

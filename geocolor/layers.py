@@ -60,8 +60,10 @@ def find_layers(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequ
     module the last layer, unless its name has an integer component (then it belongs to a repeated block).
     A pattern of `include` that is exactly the name of a head brings it back.
 
-    Raises ValueError when nothing is in scope and when a pattern matches nothing.
+    Raises ValueError when nothing is in scope, when a pattern matches nothing, and for a model compressed already,
+    whose factors are layers too.
     """
+    _refuse_compressed(model)
     candidates = {layer.name: layer for layer in _candidates(model)}
     tied = _tied(model, candidates)
     heads = _heads(model, list(candidates)) - tied
@@ -133,6 +135,15 @@ def storage_key(tensor: Tensor) -> tuple[str, int]:
     """Equal for two tensors iff they start at the same place in memory (by identity where there is no memory)."""
     address = 0 if tensor.is_meta else tensor.data_ptr()
     return (str(tensor.device), address) if address else ("object", id(tensor))
+
+
+def _refuse_compressed(model: nn.Module) -> None:
+    factored = [name for name, module in model.named_modules() if isinstance(getattr(module, "layer", None), Layer)]
+    if factored:
+        raise ValueError(
+            f"this model is compressed already: {_list(factored)} {'is' if len(factored) == 1 else 'are'} factored. "
+            "Compress the original instead, or multiply the factors out first (geocolor.merge_to_dense, export_dense)"
+        )
 
 
 def _candidates(model: nn.Module) -> Iterator[Layer]:

@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,22 @@ class SharedBasis(nn.Module):
     evaluation of `Bᵀx`, as long as nobody differentiates or traces; see `_Memo` for when that is safe.
     """
 
+    #: Number of layers that this basis is part of.
+    readers: int = 0
+
     def __init__(self, map: nn.Linear | nn.Conv2d) -> None:
         super().__init__()
         self.map = map
         self._memo = _Memo()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Tools may swap the map (quantizers do); an adapter (LoRA) on what several layers share is refused."""
+        if name == "map" and self.readers > 1 and _is_adapter(value):
+            raise ValueError(
+                f"this basis is shared by {self.readers} layers, and an adapter on it would change them all: put "
+                'adapters on the layers\' own coefficients, in peft with target_modules=["coefficients"]'
+            )
+        super().__setattr__(name, value)
 
     def forward(self, x: Tensor, reader: nn.Module | None = None) -> Tensor:
         """`reader` is the layer that asks; without it every call evaluates."""
@@ -106,6 +118,11 @@ def _circumstances(weight: Tensor, x: Tensor) -> tuple[object, ...] | None:
     autocast = torch.is_autocast_enabled(x.device.type) and torch.get_autocast_dtype(x.device.type)
     stream = torch.cuda.current_stream(x.device) if x.is_cuda else None
     return (*stamps, autocast, stream)
+
+
+def _is_adapter(map: object) -> bool:
+    """Whether a module wraps another one and can be merged into it, as the layers of peft do."""
+    return hasattr(type(map), "get_base_layer") and hasattr(type(map), "merge")
 
 
 def _is_plain(map: nn.Module, x: object) -> bool:

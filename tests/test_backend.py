@@ -21,6 +21,7 @@ from geocolor.backend import (
     skeleton,
 )
 from geocolor.bases import Factors
+from geocolor.layers import find_layers
 from geocolor.parameters import parameter_count
 from tests.handmade import factors_of, plan_of
 
@@ -571,3 +572,45 @@ def test_a_plan_that_the_live_model_does_not_follow_is_refused(attention: nn.Mod
     apart = compressed(model, [("in", ["q"], 5), ("in", ["k", "v"], 5)])
     with pytest.raises(ValueError, match="'q' and 'k' share a basis in the plan, not in the model"):
         backend.attach_plan(apart, plan_of(model, [("in", ["q", "k", "v"], 5)]))
+
+
+# --- adapters on a shared basis, and compressing twice
+
+
+def test_an_adapter_is_refused_on_a_shared_basis_and_welcome_elsewhere() -> None:
+    class Adapter(nn.Module):
+        def __init__(self, wrapped: nn.Module) -> None:
+            super().__init__()
+            self.wrapped = wrapped
+
+        def get_base_layer(self) -> nn.Module:
+            return self.wrapped
+
+        def merge(self) -> None: ...
+
+    model = compressed(Attention(), [("in", ["q", "k", "v"], 5), ("in", ["o"], 4)])
+    for changed in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        with pytest.raises(ValueError, match=r"shared by 3 layers.*target_modules=\[\"coefficients\"\]"):
+            changed.k.right.map = Adapter(changed.k.right.map)
+        changed.o.right.map = Adapter(changed.o.right.map)
+        changed.k.coefficients = Adapter(changed.k.coefficients)
+        changed.q.right.map = nn.Identity()  # what a quantizer does
+
+
+def test_low_rank_adapters_of_peft_train_and_merge_on_coefficients(attention: nn.Module) -> None:
+    peft = pytest.importorskip("peft")
+    x = torch.randn(4, D)
+    with pytest.raises(ValueError, match="shared by 3 layers"):
+        peft.get_peft_model(copy.deepcopy(attention), peft.LoraConfig(target_modules=["map"]))
+    adapted = peft.get_peft_model(attention, peft.LoraConfig(target_modules=["coefficients"], init_lora_weights=False))
+    expected = adapted(x)
+    merged = adapted.merge_and_unload()
+    assert torch.allclose(merged(x), expected, atol=1e-5)
+    assert merged.q.right is merged.k.right
+    assert type(merged.q.coefficients) is nn.Linear
+
+
+def test_a_compressed_model_is_not_compressed_again(attention: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"compressed already: 'q', 'k', 'v' are factored.*merge_to_dense"):
+        find_layers(attention)
+    assert [layer.name for layer in find_layers(merge_to_dense(attention))] == ["q", "k", "v", "o"]
