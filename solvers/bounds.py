@@ -13,11 +13,14 @@ from solvers.certificates import Certificate, Clique, ItemShares, Multipliers
 from solvers.cliques import greedy_clique, maximum_clique
 from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
+from solvers.pair_lp import relaxation_bound
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 
 CLIQUE_NODES = 5_000
 """How far the search for a maximum clique goes for a bound worth a second."""
+RELAXED_ITEMS = 250
+"""Up to so many items cutting planes come to something within a second."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +45,22 @@ def quick_bound(problem: Problem) -> Bound:
     return Bound(-math.inf)
 
 
-def strong_bound(problem: Problem, upper: float) -> Bound:
-    """A bound worth a second at most; ``upper`` is the cost of a known coloring (inf: none), which guides the steps."""
+def strong_bound(problem: Problem, upper: float, seconds: float = math.inf) -> Bound:
+    """A bound worth a second at most; ``upper`` is the cost of a known coloring (inf: none), which guides the steps.
+
+    ``seconds``: of the clock, where even fewer are left.
+    """
     if isinstance(problem, MedoidProblem) and problem.size and problem.candidates:
         iterations = int(np.clip(2e7 / problem.cost_matrix.size, 20, 300))
         return lagrangian_bound(problem, upper, iterations)
+    bound = quick_bound(problem)
     if isinstance(problem, PairwiseProblem) and problem.conflict.any():
         left = iter(range(CLIQUE_NODES))
-        return clique_bound(problem, maximum_clique(problem.conflict, lambda steps: next(left, None) is None).items)
-    return quick_bound(problem)
+        bound = clique_bound(problem, maximum_clique(problem.conflict, lambda steps: next(left, None) is None).items)
+    if isinstance(problem, PairwiseProblem) and not problem.weightless and problem.size <= RELAXED_ITEMS:
+        value, evidence = relaxation_bound(problem, upper, seconds)
+        bound = Bound(value, evidence) if value > bound.value else bound
+    return bound
 
 
 def lagrangian_bound(problem: MedoidProblem, upper: float, iterations: int = 200) -> Bound:

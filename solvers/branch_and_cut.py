@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.coloring import Coloring
-from solvers.pair_lp import PairLP, rounded, target
+from solvers.pair_lp import PairLP, cut_root, rounded, target
 from solvers.pairwise import PairwiseProblem
 from solvers.pairwise_search import Painting, search_pairs
 from solvers.problem import Problem
@@ -57,44 +57,6 @@ class BranchAndCut(Solver):
         Tree(problem, search, self.node_rounds).run()
 
 
-def cut_root(lp: PairLP, problem: PairwiseProblem, search: Search) -> bool:
-    """Cutting planes until none is violated or the bound stalls, each bound with its certificate.
-
-    Returns:
-        Whether the relaxation is feasible and branching may go on from here.
-    """
-    history = list[float]()
-    for turn in itertools.count():
-        outcome = lp.optimize(search)
-        if outcome == "infeasible":
-            search.prove(math.inf, proof="the linear relaxation, which is infeasible")
-            return False
-        bound = lp.lower_bound()
-        if bound > max(history, default=-math.inf):
-            evidence = lp.evidence()
-            search.prove(rounded(min(bound, search.cost), search), evidence)
-        if outcome == "stopped" or search.bound >= target(search):
-            return False
-        E = lp.matrix()
-        if turn < 20:
-            offer_rounded(problem, E, search)
-        cuts = lp.separate(E, search)
-        if not cuts or search.expired() or _stalled([*history, bound], search.cost):
-            return not search.expired()
-        if bound > max(history, default=-math.inf):
-            lp.drop_slack()
-        history.append(bound)
-        lp.add(cuts)
-    raise AssertionError("unreachable")
-
-
-def _stalled(history: list[float], cost: float) -> bool:
-    """Eight rounds closed less than a fiftieth of the gap."""
-    if len(history) < 12 or not math.isfinite(cost):
-        return False
-    return history[-1] - history[-9] < 0.02 * (cost - history[-9])
-
-
 def offer_rounded(problem: PairwiseProblem, E: Floats, search: Search) -> None:
     """Join pairs by falling e while more than half, then descend."""
     label = np.arange(problem.size)
@@ -126,7 +88,7 @@ class Tree:
 
     def run(self) -> None:
         search = self.search
-        if self.lp.pairs and not cut_root(self.lp, self.problem, search):
+        if self.lp.pairs and not cut_root(self.lp, search, lambda E: offer_rounded(self.problem, E, search)):
             return
         self.fix_by_reduced_cost()
         heapq.heappush(self.open, (search.bound, next(self.ticks), ()))

@@ -33,11 +33,13 @@ class CpSat(Solver):
         workers: threads. More than one race each other, so a deterministic run uses one whatever is asked for.
         warm_start: begin with local search where no start is given.
         all_groups: group problems: up to how many items every class is priced.
+        relaxed: pairwise problems: begin with a bound by cutting planes, which may leave nothing to search for.
     """
 
     workers: int = 1
     warm_start: bool = True
     all_groups: int = 12
+    relaxed: bool = False
 
     name: ClassVar[str] = "cp_sat"
     problems: ClassVar[tuple[type, ...]] = (MedoidProblem, PairwiseProblem, GroupProblem)
@@ -63,7 +65,8 @@ class CpSat(Solver):
         if self.warm_start and search.best is None:
             self.begin(problem).run(problem, search)
         if not search.closed():
-            strong = strong_bound(problem, search.cost)
+            relaxed = self.relaxed or not isinstance(problem, PairwiseProblem)
+            strong = strong_bound(problem, search.cost, search.clock_left() if relaxed else 0.0)
             search.prove(strong.value, strong.certificate)
         if search.closed() or search.expired():
             return

@@ -60,6 +60,34 @@ def _triangles(E: Floats, needed: NDArray[np.bool_], most: int) -> list[Cut]:
     return [Cut("two_partition", (j,), (i, k)) for j, i, k in items[order].tolist()]
 
 
+def packed_triangles(weight: Floats, most: int) -> list[Cut]:
+    """At most so many triangles of two pairs that attract and one that repels, packed greedily into the weights.
+
+    Each takes as much from its three pairs as the least of them has left, the strongest repulsion first; what they take
+    together is a lower bound already, so they are the rows to begin with.
+    """
+    left = weight.copy()
+    repelling = np.argwhere(np.triu(weight > 0, 1))
+    order = np.argsort(-weight[repelling[:, 0], repelling[:, 1]], kind="stable")
+    pull = np.maximum(-left, 0.0)
+    cuts = list[Cut]()
+    for i, k in repelling[order].tolist():
+        room = left[i, k]
+        both = np.minimum(pull[i], pull[k])
+        for j in np.argsort(-both, kind="stable").tolist():
+            taken = min(room, both[j])
+            if taken <= 0:
+                break
+            room -= taken
+            for a in (i, k):
+                pull[a, j] -= taken
+                pull[j, a] -= taken
+            cuts.append(Cut("two_partition", (j,), (i, k)))
+        if len(cuts) >= most:
+            break
+    return cuts
+
+
 def stars(E: Floats, most: int, least: float = 1e-3) -> list[Cut]:
     """2-partition inequalities with one item on the left: the right side is gathered greedily from every start."""
     found: dict[Cut, float] = {}
@@ -124,16 +152,19 @@ def odd_wheels(E: Floats, most: int, least: float = 1e-3) -> list[Cut]:
 
 
 def class_counts(E: Floats, apart: NDArray[np.bool_], k: float, most: int, least: float = 1e-4) -> list[Cut]:
-    """``Σ e(Q) + p(p + 1)/2 · k ≥ p |Q|``: Q gathered greedily from every start, for the p that k makes likely."""
+    """``Σ e(Q) + p(p + 1)/2 · k ≥ p |Q|``: Q gathered greedily from many starts, for the p that k makes likely."""
     size = len(E)
+    starts = np.argsort(E.sum(axis=1), kind="stable")[:60]
     found: dict[Cut, float] = {}
     tie = 1e-9 * apart.sum(axis=1)  # of equal items those with many conflicts first
-    for p in range(1, max(2, int(np.ceil(size / max(k, 1.0))) + 1)):
-        member = np.eye(size, dtype=bool)
-        value = np.full(size, float(p))
-        gain = p - E
+    top = max(1, int(np.ceil(size / max(k, 1.0))))
+    for p in sorted({int(step) for step in np.linspace(1, top, min(top, 20)).round()}):
+        member = np.zeros((len(starts), size), dtype=bool)
+        member[np.arange(len(starts)), starts] = True
+        value = np.full(len(starts), float(p))
+        gain = p - E[starts]
         gain[member] = -np.inf
-        rows = np.arange(size)
+        rows = np.arange(len(starts))
         while len(rows):
             chosen = (gain[rows] + tie[None, :]).argmax(axis=1)
             pays = gain[rows, chosen] > 1e-7

@@ -5,15 +5,16 @@ Variables: e(i, j) for each pair without a conflict, and k, the number of colors
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from solvers.certificates import Inequalities, Inequality
-from solvers.pair_cuts import Cut, class_counts, forest, odd_wheels, stars, triangles
+from solvers.pair_cuts import Cut, class_counts, forest, odd_wheels, packed_triangles, stars, triangles
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import round_up
 from solvers.search import Search
@@ -190,10 +191,9 @@ class PairLP:
         """Violated inequalities, the cheap kinds first."""
         most = max(200, 40 * self.size)
         search.spend(float(self.size) ** 3 / 4)
-        cuts = self._count_cuts(E)
-        found = triangles(E, self.attractive, most)
-        cuts += found
-        if len(found) < self.size:
+        cuts = triangles(E, self.attractive, most)
+        if len(cuts) < self.size or self.attractive.mean() < 0.1:
+            cuts += self._count_cuts(E)
             search.spend(float(self.size) ** 3)
             extra = stars(E, max(50, 3 * self.size))
             if len(extra) < 10:
@@ -207,6 +207,78 @@ class PairLP:
         k = float(self.point[-1])
         cuts = class_counts(E, self.problem.conflict, k, max(20, self.size))
         return cuts + (forest(E, k) if self.problem.opening < 0 else [])
+
+
+def cut_root(lp: PairLP, search: Search, improve: Callable[[Floats], None] | None = None) -> bool:
+    """Cutting planes until none is violated or the bound stalls, each bound with its certificate.
+
+    Args:
+        lp: a relaxation without rows.
+        search: where bounds go, and when to stop.
+        improve: told the fractional points of the first rounds, which lead to good colorings.
+
+    Returns:
+        Whether the relaxation is feasible, not yet closed, and branching may go on from here.
+    """
+    history = list[float]()
+    weight = np.where(lp.problem.conflict, lp.problem.scale, lp.problem.weight)
+    cuts = packed_triangles(weight, 2 * lp.pairs)
+    for turn in itertools.count():
+        outcome = lp.optimize(search)
+        if outcome == "infeasible":
+            search.prove(math.inf, proof="the linear relaxation, which is infeasible")
+            return False
+        bound = lp.lower_bound()
+        better = bound > max(history, default=-math.inf)
+        if better:
+            search.prove(rounded(min(bound, search.cost), search), lp.evidence())
+        if outcome == "stopped" or search.bound >= target(search):
+            return False
+        if turn or not cuts:
+            E = lp.matrix()
+            if improve is not None and turn < 20:
+                improve(E)
+            cuts = lp.separate(E, search)
+        if not cuts or search.expired() or _stalled([*history, bound], search.cost):
+            return not search.cut_short
+        if better:
+            lp.drop_slack()
+        history.append(bound)
+        lp.add(cuts)
+    raise AssertionError("unreachable")
+
+
+def _stalled(history: list[float], cost: float) -> bool:
+    """Eight rounds closed less than a fiftieth of the gap."""
+    if len(history) < 12 or not math.isfinite(cost):
+        return False
+    return history[-1] - history[-9] < 0.02 * (cost - history[-9])
+
+
+class Brief(Search):
+    """A search of so many deterministic seconds and, where that is less, of so many of the clock's."""
+
+    def __init__(self, problem: PairwiseProblem, seconds: float, wall: float) -> None:
+        super().__init__(problem, time_limit=seconds, deterministic=True)
+        self.wall = wall
+
+    def expired(self, steps: float = 1e4) -> bool:
+        self.cut_short |= self.seconds() >= self.wall
+        return super().expired(steps) or self.cut_short
+
+
+def relaxation_bound(problem: PairwiseProblem, upper: float, wall: float = math.inf) -> tuple[float, Inequalities]:
+    """The bound of about a second of cutting planes, or of ``wall`` seconds of the clock where that is less, and why.
+
+    ``upper`` is the cost of a known coloring, inf where there is none.
+    """
+    search = Brief(problem, 1.0, wall)
+    search.cost = upper
+    lp = PairLP(problem, upper)
+    if lp.pairs and wall > 0:
+        cut_root(lp, search)
+    evidence = search.certificate if isinstance(search.certificate, Inequalities) else Inequalities()
+    return evidence.bound(problem), evidence
 
 
 def rounding(search: Search) -> float:

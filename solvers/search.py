@@ -67,6 +67,10 @@ class Search:
     def remaining(self) -> float:
         return max(0.0, self.time_limit - self.elapsed())
 
+    def clock_left(self) -> float:
+        """Seconds of the clock until the time is up; inf for a deterministic run, which no clock may disturb."""
+        return math.inf if self.deterministic else self.remaining()
+
     def spend(self, steps: float) -> None:
         """Move a deterministic clock on."""
         self._steps += steps

@@ -74,7 +74,7 @@ def solve(
             interrupted = True
             search.note(f"interrupted after {search.seconds():.1f} s; this is the best coloring found until then")
         if not interrupted and not search.closed() and search.remaining() > 0 and search.bound < math.inf:
-            strong = strong_bound(problem, search.cost)
+            strong = strong_bound(problem, search.cost, search.clock_left())
             search.prove(strong.value, strong.certificate)
     solution = _finish(problem, chosen, search, _oracle_calls(problem) - calls)
     return replace(solution, interrupted=interrupted)
