@@ -19,6 +19,7 @@ from solvers.bounds import Bound, lagrangian_bound, quick_bound, strong_bound
 from solvers.branch_and_cut import BranchAndCut
 from solvers.certificates import Certificate, Clique, Inequalities, Inequality, ItemShares, Multipliers
 from solvers.certify import Verdict, certify
+from solvers.chromatic import Chromatic
 from solvers.coloring import Coloring
 from solvers.cp_sat import CpSat
 from solvers.dsatur_search import DsaturSearch
@@ -53,6 +54,7 @@ __all__ = [
     "Bound",
     "BranchAndCut",
     "Certificate",
+    "Chromatic",
     "Clique",
     "Coloring",
     "CpSat",

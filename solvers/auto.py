@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from solvers.branch_and_cut import BranchAndCut
+from solvers.chromatic import Chromatic
 from solvers.cp_sat import CpSat
 from solvers.group import GroupProblem
 from solvers.local_search import LocalSearch
@@ -20,7 +21,6 @@ from solvers.subset_dp import SubsetDP, linked_parts
 
 EXACT_GROUP_ITEMS = 14
 EXACT_MEDOID_ENTRIES = 20_000
-EXACT_PAIRWISE_ITEMS = 40
 EXACT_WEIGHTED_ITEMS = 150
 
 
@@ -50,9 +50,7 @@ def choose(problem: Problem) -> tuple[Solver, str]:
         return LocalSearch(), f"{entries} allowed pairs of item and candidate, more than {EXACT_MEDOID_ENTRIES}"
     assert isinstance(problem, PairwiseProblem)
     if problem.weightless:
-        if problem.size <= EXACT_PAIRWISE_ITEMS:
-            return CpSat(), f"{problem.size} items can often be settled exactly"
-        return LocalSearch(), f"{problem.size} items, more than {EXACT_PAIRWISE_ITEMS}"
+        return Chromatic(), "no pair has a weight, so conflicts and the number of colors are all there is"
     if problem.size <= EXACT_WEIGHTED_ITEMS:
         return BranchAndCut(), f"cutting planes often settle {problem.size} items with weights"
     return LocalSearch(), f"{problem.size} items with weights, more than {EXACT_WEIGHTED_ITEMS}"

@@ -99,31 +99,44 @@ class Palette:
             self.search.prove(self.problem.opening * self.lower, proof=proof)
 
     def descend(self, decide: Decide, proof: str) -> None:
-        """Look for colorings with ever fewer colors until there is none, or ``decide`` does not know.
+        """Look for colorings with ever fewer colors until there is none, or ``decide`` does not know."""
+        while not self.settled() and self.attempt(self.wanted, decide, proof) and self.wanted >= self.lower:
+            pass
+
+    def ascend(self, decide: Decide, proof: str) -> None:
+        """Ask for as few colors as are not excluded yet, while ``decide`` excludes them and they are not ``wanted``."""
+        while not self.settled() and self.lower < self.wanted:
+            excluded = self.lower
+            self.attempt(self.lower, decide, proof)
+            if self.lower == excluded:
+                return
+
+    def attempt(self, number: int, decide: Decide, proof: str) -> bool:
+        """Ask for a coloring with ``number`` colors; false when ``decide`` does not know.
 
         ``decide`` sees the parts of the kernel one by one. Parts colored once are remembered while others are open.
         """
-        while not self.settled() and not self.search.expired():
-            number = self.wanted
-            if number != self._sought:
-                self._found, self._sought = {}, number
-            kernel = conflict_kernel(self.problem.conflict, number)
-            colors = np.full(self.problem.size, -1, dtype=np.int64)
-            missing = False
-            for part in kernel.parts:
-                if part not in self._found:
-                    decision = decide(self.problem.conflict[np.ix_(part, part)], number)
-                    if decision.impossible:
-                        self.exclude(number, proof)
-                        return
-                    if decision.colors is None:
-                        missing = True
-                        continue
-                    self._found[part] = decision.colors
-                colors[list(part)] = self._found[part]
-            if missing:
-                return
+        if number != self._sought:
+            self._found, self._sought = {}, number
+        kernel = conflict_kernel(self.problem.conflict, number)
+        colors = np.full(self.problem.size, -1, dtype=np.int64)
+        missing = False
+        for part in kernel.parts:
+            if self.search.expired():
+                return False
+            if part not in self._found:
+                decision = decide(self.problem.conflict[np.ix_(part, part)], number)
+                if decision.impossible:
+                    self.exclude(number, proof)
+                    return True
+                if decision.colors is None:
+                    missing = True
+                    continue
+                self._found[part] = decision.colors
+            colors[list(part)] = self._found[part]
+        if not missing:
             self.offer(kernel.lift(colors))
+        return not missing
 
 
 def split(coloring: Coloring, number: int) -> Coloring:

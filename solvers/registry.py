@@ -7,6 +7,7 @@ import difflib
 from solvers.auto import Auto
 from solvers.benders import Benders
 from solvers.branch_and_cut import BranchAndCut
+from solvers.chromatic import Chromatic
 from solvers.cp_sat import CpSat
 from solvers.dsatur_search import DsaturSearch
 from solvers.exhaustive import Exhaustive
@@ -32,6 +33,7 @@ SOLVERS: tuple[type[Solver], ...] = (
     CpSat,
     SymmetricCpSat,
     BranchAndCut,
+    Chromatic,
     DsaturSearch,
     TabuCol,
     LocalSearch,

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import networkx as nx
@@ -6,15 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers import Coloring, DsaturSearch, PairwiseProblem, TabuCol, solve
+from solvers import Chromatic, Coloring, DsaturSearch, PairwiseProblem, TabuCol, solve
+from solvers.cliques import neighbour_sets
+from solvers.coloring_model import clique_cover, decide_by_cp_sat
 from solvers.dsatur import dsatur_order
 from solvers.dsatur_search import decide_by_dsatur
-from solvers.palette import Palette, split
+from solvers.palette import Decision, Palette, split
 from solvers.search import Search
 from solvers.tabucol import tabu_coloring
 from tests.solvers.brute_force import optimum
 
-EXACT = ["dsatur"]
+EXACT = ["dsatur", "chromatic"]
 COUNTING = [*EXACT, "tabucol"]
 SMALL_GRAPHS = st.builds(nx.gnp_random_graph, st.integers(1, 7), st.floats(0, 1), seed=st.integers(0, 1000))
 
@@ -172,3 +175,31 @@ def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="iterations must be 1 or more, got 0"):
         TabuCol(iterations=0)
     assert DsaturSearch() == DsaturSearch()
+    with pytest.raises(ValueError, match="workers must be 1 or more, got 0"):
+        Chromatic(workers=0)
+    with pytest.raises(ValueError, match="effort must be above 0 seconds, got 0"):
+        Chromatic(effort=0)
+
+
+@given(st.integers(1, 20), st.floats(0, 1), st.integers(0, 1000))
+@settings(deadline=None)
+def test_a_clique_cover_holds_every_edge_and_no_other_pair(size, density, seed):
+    graph = nx.gnp_random_graph(size, density, seed=seed)
+    cover = clique_cover(neighbour_sets(matrix(graph)), lambda steps: False)
+    held = {pair for clique in cover for pair in itertools.combinations(clique, 2)}
+    assert held == {(min(edge), max(edge)) for edge in graph.edges}
+
+
+def test_cp_sat_decides_and_says_nothing_when_cut_short():
+    conflict = matrix(queens(6))
+    search = Search(PairwiseProblem(np.zeros(conflict.shape), conflict))
+    assert decide_by_cp_sat(conflict, 6, search).impossible
+    colors = decide_by_cp_sat(conflict, 7, search).colors
+    assert not (conflict & np.equal.outer(colors, colors)).any()
+    assert decide_by_cp_sat(conflict, 7, Search(search.problem, time_limit=0)) == Decision()
+    hard = matrix(mycielski(7))
+    assert decide_by_cp_sat(hard, 6, search, effort=1e-3) == Decision()
+
+
+def test_pairs_without_weights_are_given_to_the_solver_that_counts_colors():
+    assert solve(problem_of(queens(5))).solver == "chromatic"

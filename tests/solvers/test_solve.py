@@ -82,8 +82,8 @@ def test_auto_says_what_it_picked_and_why(medoids):
         (MedoidProblem(np.ones((20, 20)), 2), "cp_sat"),
         (MedoidProblem(np.ones((150, 150)), 2), "local_search"),
         (MedoidProblem(np.where(np.eye(150) > 0, 1.0, np.inf), 150), "cp_sat"),  # 150 allowed pairs only
-        (PairwiseProblem(np.zeros((20, 20))), "cp_sat"),
-        (PairwiseProblem(np.zeros((80, 80))), "local_search"),
+        (PairwiseProblem(np.zeros((20, 20))), "chromatic"),
+        (PairwiseProblem(np.zeros((80, 80))), "chromatic"),
         (GroupProblem(14, lambda items: 1.0), "subset_dp"),
         (GroupProblem(15, lambda items: 1.0), "local_search"),
     ],
