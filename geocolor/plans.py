@@ -262,6 +262,6 @@ def parse_plan(document: Any, source: str) -> Plan:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the plan"
-        raise ValueError(
-            f"{source}: {where}: {first['msg']} ({error.error_count()} errors); edited by hand? Write the plan again"
-        ) from error
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        problem = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{source}: {where}: {problem}{more}; edited by hand? Write the plan again") from error

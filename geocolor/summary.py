@@ -1,7 +1,5 @@
 """A plan in a few phrases."""
 
-import math
-
 from geocolor.plans import Plan
 from geocolor.quantities import count, number, percent
 
@@ -33,6 +31,6 @@ def plural(number_of: int, one: str, many: str | None = None) -> str:
 
 
 def _proof(gap: float) -> str:
-    if not math.isfinite(gap):
+    if not gap < 1:  # no bound, or only that damage is not negative
         return "no bound proven"
     return "proven optimal" if gap <= CLOSED_GAP else f"gap ≤ {percent(gap)}"

@@ -105,7 +105,7 @@ def comparison_table(report: Mapping[str, Any]) -> Table:
 
     Keys, each optional: `parameters`, `model_parameters`, `bytes_on_disk`, `loss`, `perplexity`, `bits_per_byte`,
     `latency_seconds` and `accuracy` (fractions; their change is in points), each of the compressed model and with
-    `_dense` at its end of the dense one; `damage_predicted` and `damage_measured`; `loss_unit`. A quantity that
+    `_dense` at its end of the dense one; `damage_predicted`, `divergence` and `damage_measured`; `loss_unit`. What
     neither model has is left out. `metrics` and `metrics_dense` map further names to numbers.
     """
     table = Table(box=box.SIMPLE_HEAD)
@@ -250,15 +250,21 @@ def _add_pair(
 
 
 def _add_damage(table: Table, report: Mapping[str, Any]) -> None:
-    """How much the loss rises: predicted, measured, and the measured relative to the predicted."""
-    predicted, measured = report.get("damage_predicted"), report.get("damage_measured")
-    if predicted is None and measured is None:
+    """How far the model moves: predicted, measured, and the latter relative to the former.
+
+    The divergence from the dense model is what is predicted; where it is not known, the rise of the loss stands for it.
+    """
+    predicted, rise, distance = (report.get(key) for key in ("damage_predicted", "damage_measured", "divergence"))
+    if predicted is None and rise is None and distance is None:
         return
     table.add_section()
     if predicted is not None:
         table.add_row("damage predicted", "", number(predicted), "")
-    if measured is not None:
-        table.add_row("damage measured", "", number(measured), _against(predicted, measured))
+    if distance is not None:
+        table.add_row("damage measured", "", number(distance), _against(predicted, distance))
+    if rise is not None:
+        name = "damage measured" if distance is None else "  as rise of the loss"
+        table.add_row(name, "", number(rise), _against(predicted, rise) if distance is None else "")
 
 
 def _against(predicted: float | None, measured: float) -> str:

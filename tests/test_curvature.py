@@ -238,6 +238,16 @@ def test_measuring_inside_no_grad_works():
         assert_same(quiet(model, batches), quiet(model, batches))
 
 
+def test_few_samples_are_counted_and_warned_of():
+    model, x, y = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), torch.randn(32, 3), torch.randint(0, 3, (32,))
+    with pytest.warns(UserWarning, match=r"calibrated on 31 sequences or samples, 32 or more are wanted.*Pass more"):
+        measure(model, [(x[:20], y[:20]), (x[21:], y[21:])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        measure(model, [(x, y)])
+        measure(model, [(x[:1], y[:1])], estimate="identity")
+
+
 def test_inputs_that_are_not_finite_name_the_layer_and_the_batch():
     model, batches = classifier()
     broken = [batches[0], (batches[1][0] * float("inf"), batches[1][1])]

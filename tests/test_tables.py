@@ -113,6 +113,12 @@ def test_dense_and_compressed_stand_side_by_side() -> None:
     assert row(lines, "damage measured") == ["damage measured", "0.0310", "8.0 % above predicted"]
 
 
+def test_a_prediction_is_held_against_the_divergence_where_that_is_known() -> None:
+    lines = printed(comparison_table(report(divergence=0.0294, damage_measured=-0.012)))
+    assert row(lines, "damage measured") == ["damage measured", "0.0294", "2.4 % above predicted"]
+    assert row(lines, "as rise of the loss") == ["as rise of the loss", "−0.0120"]
+
+
 def test_what_neither_model_has_is_left_out() -> None:
     lines = printed(comparison_table(report()))
     assert not any("perplexity" in line or "bits per byte" in line for line in lines)

@@ -27,6 +27,11 @@ ESTIMATES: dict[str, Estimate] = {
 }
 
 
+#: With fewer samples, prices are overfitted: on the embedded model, measured damage was 3.4 times the predicted with 8
+#: sequences of 256 bytes, 1.4 times with 16.
+WANTED_SAMPLES = 32
+
+
 def measure(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -177,6 +182,12 @@ def finish(sums: Sums, *, damping: float = 1e-3) -> Curvature:
             bound = seen * draws
             if bound < layer.m and how.name == Kronecker.name:
                 few.append(_deficient(layer, "output-gradient covariance", bound, layer.m))
+    if how.reads_data and sums.samples < WANTED_SAMPLES:
+        warnings.warn(
+            f"calibrated on {sums.samples} sequences or samples, {WANTED_SAMPLES} or more are wanted: with so few, "
+            "predicted damage comes out far too low. Pass more data, or cut it into shorter sequences",
+            stacklevel=3,
+        )
     if few:
         more = f"; and {len(few) - 1} more such factors" if len(few) > 1 else ""
         warnings.warn(f"{few[0]}; pass more samples or raise damping{more}", stacklevel=3)
