@@ -17,10 +17,11 @@ from solvers.auto import Auto
 from solvers.benders import Benders
 from solvers.bounds import Bound, lagrangian_bound, quick_bound, strong_bound
 from solvers.branch_and_cut import BranchAndCut
-from solvers.certificates import Certificate, Clique, Inequalities, Inequality, ItemShares, Multipliers
+from solvers.certificates import Certificate, Clique, DualPrices, Inequalities, Inequality, ItemShares, Multipliers
 from solvers.certify import Verdict, certify
 from solvers.chromatic import Chromatic
 from solvers.coloring import Coloring
+from solvers.column_generation import ColumnGeneration
 from solvers.cp_sat import CpSat
 from solvers.dsatur_search import DsaturSearch
 from solvers.exhaustive import Exhaustive
@@ -57,8 +58,10 @@ __all__ = [
     "Chromatic",
     "Clique",
     "Coloring",
+    "ColumnGeneration",
     "CpSat",
     "DsaturSearch",
+    "DualPrices",
     "Exhaustive",
     "Greedy",
     "GroupProblem",

@@ -10,7 +10,7 @@ import itertools
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -107,6 +107,47 @@ class ItemShares(Certificate):
         if problem.item_lower_bound is None:
             return -math.inf if problem.size else 0.0
         return math.fsum(np.minimum(problem.item_lower_bound, penalties).tolist())
+
+
+@dataclass(frozen=True)
+class DualPrices(Certificate):
+    """Dual prices of set partitioning: π, one for each item, and σ ≤ 0 for each class that owns a basis.
+
+    Where no class S costs less than ``Σ_{ℓ∈S} π_ℓ + σ`` and no item's penalty less than its π, no coloring costs less
+    than ``Σ π + K σ``. If some class costs less, by v at most, all π are lowered by v, after which none does. The check
+    walks through all compatible classes but those that ``item_lower_bound`` shows to cost enough, and prices them.
+    """
+
+    values: tuple[float, ...]
+    base: float = 0.0
+    most_classes: ClassVar[int] = 1_000_000
+
+    def bound(self, problem: Problem) -> float:
+        if not isinstance(problem, GroupProblem) or len(self.values) != problem.size:
+            raise ValueError(f"{len(self.values)} dual prices do not fit {problem!r:.60}")
+        if not (self.base <= 0 and all(map(math.isfinite, (*self.values, self.base)))):
+            raise ValueError("dual prices must be finite, and that of a basis at most 0")
+        if not problem.size:
+            return 0.0
+        shares = problem.item_lower_bound
+        spare = [-math.inf] * problem.size if shares is None else (shares - np.array(self.values)).tolist()
+        worst = float(np.min(problem.penalties() - np.array(self.values), initial=0.0))
+        classes: list[tuple[tuple[int, ...], float]]
+        classes, looked = [((item,), spare[item] - self.base) for item in range(problem.size)], 0
+        while classes:
+            members, least = classes.pop()
+            looked += 1
+            if looked > self.most_classes:
+                raise ValueError(f"more than {self.most_classes:,} classes would have to be priced to check it")
+            if least < worst:
+                terms = [problem.class_cost(members), -self.base, *(-self.values[item] for item in members)]
+                worst = min(worst, math.fsum(terms))
+            others = [j for j in range(members[-1] + 1, problem.size) if problem.compatible[j, list(members)].all()]
+            for at, item in enumerate(others):
+                hope = least + spare[item]
+                if hope + sum(min(spare[j], 0.0) for j in others[at + 1 :]) < worst:
+                    classes.append(((*members, item), hope))
+        return math.fsum([*self.values, problem.limit * self.base, problem.size * worst])
 
 
 class Inequality(NamedTuple):

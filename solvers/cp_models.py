@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -183,16 +183,22 @@ def pairwise_model(problem: PairwiseProblem, search: Search) -> Built:
     return Built(model, decode, scaling, 0.0, error, colored=colored, order=tuple(order))
 
 
-def group_model(problem: GroupProblem, search: Search, *, complete: bool) -> Built | None:
-    """Set partitioning: a Boolean for each class with a price, or for those priced so far when not ``complete``."""
+def group_model(
+    problem: GroupProblem, search: Search, *, complete: bool, among: Sequence[tuple[int, ...]] | None = None
+) -> Built | None:
+    """Set partitioning: a Boolean for each class with a price, or for those priced so far when not ``complete``.
+
+    ``among``: these classes only, all priced; ``complete`` then says that every better coloring is made of them.
+    """
     from ortools.sat.python import cp_model
 
     size, penalties = problem.size, problem.penalties()
-    if complete and not _price_all(problem, search):
+    if complete and among is None and not _price_all(problem, search):
         return None
-    if not complete:
+    if not complete and among is None:
         search.note(f"recombined the {len(problem.priced)} classes priced so far; their best is no bound")
-    groups = [(items, price) for items, price in sorted(problem.priced.items()) if math.isfinite(price)]
+    known = problem.priced.items() if among is None else [(items, problem.priced[items]) for items in among]
+    groups = [(items, price) for items, price in sorted(known) if math.isfinite(price)]
     prices = np.array([price for _, price in groups], dtype=np.float64)
     out = [item for item in range(size) if math.isfinite(penalties[item])]
     values = np.concatenate([prices, penalties[out]])

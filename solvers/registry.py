@@ -8,6 +8,7 @@ from solvers.auto import Auto
 from solvers.benders import Benders
 from solvers.branch_and_cut import BranchAndCut
 from solvers.chromatic import Chromatic
+from solvers.column_generation import ColumnGeneration
 from solvers.cp_sat import CpSat
 from solvers.dsatur_search import DsaturSearch
 from solvers.exhaustive import Exhaustive
@@ -28,6 +29,7 @@ SOLVERS: tuple[type[Solver], ...] = (
     Auto,
     Exhaustive,
     SubsetDP,
+    ColumnGeneration,
     Benders,
     Lagrangian,
     CpSat,
