@@ -31,6 +31,7 @@ from solvers.habits import Adjacent, OneColor, Private, Random
 from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
+from solvers.merging import MergeTwins, merge_twins
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 from solvers.registry import SOLVERS, find_solver, solver_names
@@ -71,6 +72,7 @@ __all__ = [
     "Lagrangian",
     "LocalSearch",
     "MedoidProblem",
+    "MergeTwins",
     "Multipliers",
     "OneColor",
     "PairwiseProblem",
@@ -90,6 +92,7 @@ __all__ = [
     "certify",
     "find_solver",
     "lagrangian_bound",
+    "merge_twins",
     "quick_bound",
     "relative_gap",
     "solve",

@@ -123,11 +123,11 @@ def _medoids_of(problem: MedoidProblem, search: Search) -> dict[int, int]:
     return {item: medoids[color] for item, color in enumerate(search.best)}
 
 
-def pairwise_model(problem: PairwiseProblem, search: Search) -> Built:
+def pairwise_model(problem: PairwiseProblem, search: Search, *, value_precedence: bool = True) -> Built:
     """``x[i, c]``: item i has color c; ``same[i, j]`` where a weight asks; color c + 1 is used only after color c.
 
     A clique of conflicts comes first, whose colors the order then fixes. Where only the number of colors counts, no
-    more are modelled than the incumbent uses.
+    more are modelled than the incumbent uses. Without ``value_precedence`` every item may have every color.
     """
     from ortools.sat.python import cp_model
 
@@ -143,7 +143,8 @@ def pairwise_model(problem: PairwiseProblem, search: Search) -> Built:
 
     model = cp_model.CpModel()
     colored = tuple(
-        tuple(model.new_bool_var(f"x{order[p]},{c}") for c in range(min(p + 1, number))) for p in range(size)
+        tuple(model.new_bool_var(f"x{order[p]},{c}") for c in range(min(p + 1, number) if value_precedence else number))
+        for p in range(size)
     )
     used = [model.new_bool_var(f"used{c}") for c in range(number)]
     hint = Coloring([search.best[i] for i in order]) if search.best is not None else None
@@ -151,7 +152,7 @@ def pairwise_model(problem: PairwiseProblem, search: Search) -> Built:
         model.add_exactly_one(choices)
         for c, variable in enumerate(choices):
             model.add_implication(variable, used[c])
-            if c:  # value precedence: someone before p has color c − 1
+            if c and value_precedence:  # value precedence: someone before p has color c − 1
                 model.add_bool_or([colored[q][c - 1] for q in range(c - 1, p)] + [~variable])
             if hint is not None:
                 model.add_hint(variable, hint[p] == c)

@@ -88,16 +88,23 @@ class CpSat(Solver):
         assert isinstance(problem, GroupProblem)
         return group_model(problem, search, complete=problem.size <= self.all_groups)
 
+    def engine(self, search: Search) -> cp_model.CpSolver:
+        """CP-SAT with its settings but the time limit."""
+        from ortools.sat.python import cp_model
+
+        solver = cp_model.CpSolver()
+        solver.parameters.random_seed = search.seed % 2**31
+        solver.parameters.num_workers = 1 if search.deterministic else self.workers
+        solver.parameters.linearization_level = 2  # the relaxation is what proves: 100 times quicker on medoids
+        return solver
+
     def optimize(self, built: Built, search: Search) -> None:
         """Run CP-SAT; colorings go to the search as they are found, its bound at the end."""
         from ortools.sat.python import cp_model
 
         if search.expired():
             return
-        solver = cp_model.CpSolver()
-        solver.parameters.random_seed = search.seed % 2**31
-        solver.parameters.num_workers = 1 if search.deterministic else self.workers
-        solver.parameters.linearization_level = 2  # the relaxation is what proves: 100 times quicker on medoids
+        solver = self.engine(search)
         limit = search.remaining()
         if math.isfinite(limit) and search.deterministic:
             solver.parameters.max_deterministic_time = limit

@@ -16,6 +16,7 @@ from solvers.greedy import Greedy
 from solvers.habits import Adjacent, OneColor, Private, Random
 from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
+from solvers.merging import MergeTwins
 from solvers.plugins import Plugin, plugins
 from solvers.problem import Problem
 from solvers.runs import Runs
@@ -34,6 +35,7 @@ SOLVERS: tuple[type[Solver], ...] = (
     Lagrangian,
     CpSat,
     SymmetricCpSat,
+    MergeTwins,
     BranchAndCut,
     Chromatic,
     DsaturSearch,

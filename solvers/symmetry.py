@@ -122,6 +122,16 @@ def automorphisms(
     )
 
 
+def twin_classes(problem: MedoidProblem | PairwiseProblem | ArrayLike) -> tuple[tuple[int, ...], ...]:
+    """All items, in classes whose members may be exchanged two by two while all else stays (to the last bit); O(L²).
+
+    Of a medoid problem these are items with equal rows and penalties.
+    """
+    costs, colors, size = _graph(problem, 0.0)
+    found = _twin_classes(costs, edge_words(costs), colors, 0.0)
+    return tuple(members for members in found if members[0] < size)
+
+
 def binned(values: Floats, tolerance: float) -> Floats:
     """Every value replaced by the smallest of its bin; bins are no wider than ``tolerance``.
 

@@ -10,7 +10,12 @@ from hypothesis import strategies as st
 from solvers import GroupProblem, MedoidProblem, PairwiseProblem, SymmetricCpSat, automorphisms, solve
 from solvers.permutation_group import group_order, orbits
 from solvers.symmetry import binned, deviation
-from solvers.testing import medoid_problems, pairwise_problems
+from solvers.testing import (
+    medoid_problems,
+    pairwise_problems,
+    planted_medoid_problems,
+    planted_pairwise_problems,
+)
 
 
 def as_weights(graph):
@@ -334,6 +339,18 @@ def planted_twins(kinds, copies, seed):
     rng = np.random.default_rng(seed)
     base = rng.integers(-3, 5, (kinds, kinds)).astype(float)
     return np.kron(base + base.T, np.ones((copies, copies)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(planted_pairwise_problems(6) | planted_medoid_problems(5), st.tuples(*[st.booleans()] * 4))
+def test_every_way_to_break_symmetry_keeps_the_optimum(problem, ways):
+    merge, value_precedence, twins, generators = ways
+    solver = SymmetricCpSat(
+        warm_start=False, merge=merge, value_precedence=value_precedence, twins=twins, generators=generators
+    )
+    broken = solve(problem, solver)
+    assert broken.cost == pytest.approx(solve(problem, "exhaustive").cost)
+    assert broken.lower_bound == pytest.approx(broken.cost)
 
 
 @pytest.mark.parametrize("seed", range(4))
