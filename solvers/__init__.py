@@ -44,6 +44,7 @@ from solvers.spectral import Spectral
 from solvers.subset_dp import SubsetDP
 from solvers.symmetric_cp_sat import SymmetricCpSat
 from solvers.symmetry import Automorphisms, automorphisms
+from solvers.tabu import Tabu
 from solvers.tabucol import TabuCol
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "Spectral",
     "SubsetDP",
     "SymmetricCpSat",
+    "Tabu",
     "TabuCol",
     "Verdict",
     "automorphisms",

@@ -51,20 +51,30 @@ class Painting:
         self.sizes[color] += 1
         self.colors[item] = color
 
-    def best_move(self) -> tuple[float, tuple[int, int]]:
+    def move_changes(self) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+        """``[L, C]``: what it changes to give an item each of ``columns``, inf for its own color; and the columns."""
         columns = self.columns()
         change = self.pull[:, columns] - self.own()[:, None]
         change += self.problem.opening * (self.sizes[columns] == 0)[None, :]
         change -= self.problem.opening * (self.sizes[self.colors] == 1)[:, None]
         change[columns[None, :] == self.colors[:, None]] = np.inf
+        return change, columns
+
+    def best_move(self) -> tuple[float, tuple[int, int]]:
+        change, columns = self.move_changes()
         item, at = divmod(int(change.argmin()), len(columns))
         return float(change[item, at]), (item, int(columns[at]))
 
-    def best_swap(self) -> tuple[float, tuple[int, int]]:
+    def swap_changes(self) -> NDArray[np.float64]:
+        """``[L, L]``: what it changes to exchange the colors of two items, inf for those of one color."""
         across, own = self.pull[:, self.colors], self.own()
         change = across + across.T - own[:, None] - own[None, :] - 2 * self.weight
         change[self.colors[:, None] == self.colors[None, :]] = np.inf
-        first, second = divmod(int(change.argmin()), len(own))
+        return np.asarray(change)
+
+    def best_swap(self) -> tuple[float, tuple[int, int]]:
+        change = self.swap_changes()
+        first, second = divmod(int(change.argmin()), len(change))
         return float(change[first, second]), (first, second)
 
     def best_merge(self) -> tuple[float, tuple[int, int]]:

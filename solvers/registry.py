@@ -24,6 +24,7 @@ from solvers.solver import Solver
 from solvers.spectral import Spectral
 from solvers.subset_dp import SubsetDP
 from solvers.symmetric_cp_sat import SymmetricCpSat
+from solvers.tabu import Tabu
 from solvers.tabucol import TabuCol
 
 SOLVERS: tuple[type[Solver], ...] = (
@@ -41,6 +42,7 @@ SOLVERS: tuple[type[Solver], ...] = (
     DsaturSearch,
     TabuCol,
     LocalSearch,
+    Tabu,
     Greedy,
     Spectral,
     Adjacent,
