@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from tyro.conf import OmitArgPrefixes, Positional, arg
+from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 if TYPE_CHECKING:
     from geocolor.pipeline import Settings
@@ -21,32 +21,44 @@ the loss says that it costs least. `geocolor demo` shows it all on an embedded m
 
 Kind = Literal["in", "out", "both"]
 Form = Literal["group", "medoid", "pairwise"]
+
+# What a value is called in the help.
+Model = Annotated[Positional[str], arg(metavar="MODEL")]
+PlanFile = Annotated[Positional[Path], arg(metavar="PLAN.JSON")]
 Batches = Annotated[str, arg(metavar="FILE|MODULE:FUNCTION")]
+Folder = Annotated[Path, arg(aliases=("-o",), metavar="FOLDER")]
+Flag = FlagCreatePairsOff[bool]
+
+# What may be left out.
+OptionalBatches = Annotated[str | None, arg(metavar="FILE|MODULE:FUNCTION", help_behavior_hint="(optional)")]
+OptionalModel = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(optional)")]
+OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")]
+OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(optional)")]
+OptionalInt = Annotated[int | None, arg(metavar="INT", help_behavior_hint="(optional)")]
 
 
 @dataclass(frozen=True)
 class Budget:
     """How small, and how the plan is searched."""
 
-    keep: float | None = None
+    keep: OptionalFloat = None
     """Fraction of the parameters in scope that may remain, above 0 and at most 1."""
-    bases: int | None = None
-    """The most colors that may own a basis. Alone (without --keep): the paper's form, each layer takes the basis of
-    one of K layers."""
+    bases: OptionalInt = None
+    """The most colors that may own a basis. Alone, without --keep: each layer takes one of K layers' bases."""
     solver: str = "auto"
     """Solver by name; `geocolor compare` races them."""
     kinds: tuple[Kind, ...] = ("in", "out", "both")
     """Basis kinds a class may use."""
     aggregate: float = 1.0
     """Power p of the damage of a layer in the price: sum of D^p."""
-    trust_region: float | None = None
+    trust_region: OptionalFloat = None
     """Radius beta of the trust region, relative to the norm of the weight; off when not given."""
     flat_energy: float = 0.05
     """Fraction of the curvature's trace that the flat directions hold."""
     rank_fraction: float = 0.5
     """Rank of a lent basis relative to min(m, n), with --bases alone."""
     time_limit: float = 60.0
-    """Seconds a solver may take each time it is asked."""
+    """Seconds for all of the search, once pairs of layers are priced."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,8 @@ class Source:
     sequence: int = 256
     """Tokens per sequence (causal language models) or at most per sentence (encoders)."""
     batch_size: int = 8
-    samples: int | None = None
+    """Sequences or sentences per batch."""
+    samples: OptionalInt = None
     """Use at most this many sequences or sentences for calibration (all when not given)."""
     estimate: str = "kronecker"
     """Curvature: kronecker, activation, diagonal or identity."""
@@ -66,11 +79,12 @@ class Source:
     """Labels sampled per position."""
     probes: int = 2
     """Rounds of probes that set the scale of every layer's curvature; 0 for none."""
-    include: tuple[str, ...] = ("*",)
+    include: Annotated[tuple[str, ...], arg(metavar="PATTERN …")] = ("*",)
     """Patterns of layer names in scope."""
-    exclude: tuple[str, ...] = ()
+    exclude: Annotated[tuple[str, ...], arg(metavar="PATTERN …", help_behavior_hint="(optional)")] = ()
     """Patterns of layer names left alone."""
     seed: int = 0
+    """Of the labels that are sampled, and of the solver."""
 
 
 def settings(budget: Budget, source: Source) -> Settings:
@@ -103,9 +117,9 @@ class Demo:
 
     keep: float = 0.8
     """Fraction of the parameters in scope that may remain."""
-    out: Annotated[Path, arg(aliases=("-o",))] = Path("geocolor-demo")
+    out: Folder = Path("geocolor-demo")
     """Output folder; a former demo in it is replaced."""
-    json: Path | None = None
+    json: OptionalFile = None
     """Also write the figures there."""
 
     def run(self, console: Console) -> dict[str, Any]:
@@ -118,19 +132,19 @@ class Demo:
 class Compress:
     """Measure, price, plan, apply, save, load again and compare: from a model to a smaller model."""
 
-    model: Positional[str]
+    model: Model
     """Local directory, hub name, or module:function that returns a model."""
     data: Batches
     """Calibration data: text, JSONL with a "text" in every line, or module:function that returns batches."""
-    out: Annotated[Path, arg(aliases=("-o",))]
+    out: Folder
     """Output folder."""
-    test_data: Batches | None = None
+    test_data: OptionalBatches = None
     """Data to measure damage on; a held-out tail of the calibration data when not given."""
     budget: OmitArgPrefixes[Budget] = field(default_factory=Budget)
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace what the output folder holds."""
-    json: Path | None = None
+    json: OptionalFile = None
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
@@ -154,19 +168,19 @@ class Compress:
 class MakePlan:
     """Measure, price and search only: writes plan.json, curvature.safetensors and a picture of the coloring."""
 
-    model: Positional[str]
+    model: Model
     """Local directory, hub name, or module:function that returns a model."""
     data: Batches
     """Calibration data: text, JSONL with a "text" in every line, or module:function that returns batches."""
-    out: Annotated[Path, arg(aliases=("-o",))]
+    out: Folder
     """Output folder."""
     budget: OmitArgPrefixes[Budget] = field(default_factory=Budget)
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
-    graph: Path | None = None
+    graph: OptionalFile = None
     """Also write the cost graph there, as .graphml or .json."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace what the output folder holds."""
-    json: Path | None = None
+    json: OptionalFile = None
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
@@ -190,17 +204,17 @@ class MakePlan:
 class Apply:
     """Carry out a plan: writes the smaller model."""
 
-    model: Positional[str]
-    """The model that the plan was made for."""
-    plan: Positional[Path]
-    """plan.json"""
-    out: Annotated[Path, arg(aliases=("-o",))]
+    model: Model
+    """The model that the plan was made for: local directory, hub name, or module:function."""
+    plan: PlanFile
+    """Written by `geocolor plan`, or in the folder of a compressed model."""
+    out: Folder
     """Output folder of the smaller model."""
-    curvature: Path | None = None
+    curvature: OptionalFile = None
     """Curvature file; the one beside the plan when not given."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace what the output folder holds."""
-    json: Path | None = None
+    json: OptionalFile = None
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
@@ -219,7 +233,7 @@ class Training:
     """Peak of one cycle of AdamW."""
     labels: float = 0.0
     """Weight of the loss on the data's own labels; the divergence from the dense model has the rest."""
-    norms: bool = False
+    norms: Flag = False
     """Also train normalisation layers."""
     clip: float = 1.0
     """Largest norm of a gradient."""
@@ -241,25 +255,26 @@ class Training:
 class Refine:
     """Train bases and coefficients of a compressed model for a while to match the dense one; its size stays."""
 
-    compressed: Positional[str]
+    compressed: Annotated[Positional[str], arg(metavar="COMPRESSED")]
     """Folder of the compressed model."""
-    dense: Positional[str]
+    dense: Annotated[Positional[str], arg(metavar="DENSE")]
     """The model it was made from: local directory, hub name, or module:function."""
     data: Batches
     """Calibration data: text, JSONL with a "text" in every line, or module:function that returns batches."""
-    out: Annotated[Path, arg(aliases=("-o",))]
+    out: Folder
     """Output folder."""
-    test_data: Batches | None = None
+    test_data: OptionalBatches = None
     """Data to measure damage on; a held-out tail of the calibration data when not given."""
     training: OmitArgPrefixes[Training] = field(default_factory=Training)
     sequence: int = 256
     """Tokens per sequence (causal language models) or at most per sentence (encoders)."""
     batch_size: int = 16
-    samples: int | None = None
+    """Sequences or sentences per batch."""
+    samples: OptionalInt = None
     """Use at most this many sequences or sentences (all when not given)."""
-    overwrite: bool = False
+    overwrite: Flag = False
     """Replace what the output folder holds."""
-    json: Path | None = None
+    json: OptionalFile = None
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
@@ -285,16 +300,19 @@ class Refine:
 class Evaluate:
     """Loss, perplexity, bits per byte or accuracy, parameters and latency of a model, dense or compressed."""
 
-    model: Positional[str]
+    model: Model
     """Local directory (dense or compressed), hub name, or module:function."""
     data: Batches
     """Test data."""
-    reference: str | None = None
+    reference: OptionalModel = None
     """Dense model to compare with (encoders need one: their loss is a distance to it)."""
     sequence: int = 256
+    """Tokens per sequence, or at most per sentence."""
     batch_size: int = 8
-    samples: int | None = None
-    json: Path | None = None
+    """Sequences or sentences per batch."""
+    samples: OptionalInt = None
+    """Use at most this many sequences or sentences (all when not given)."""
+    json: OptionalFile = None
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
@@ -309,24 +327,24 @@ class Evaluate:
 class Compare:
     """Race all solvers on one model's cost graph over several K: cost, bound, gap and time."""
 
-    model: Positional[str]
+    model: Model
     """Local directory, hub name, or module:function that returns a model."""
     data: Batches
     """Calibration data."""
     keep: float = 0.8
     """The price of a parameter is the one that meets this budget without sharing."""
-    bases: tuple[int, ...] = ()
+    bases: Annotated[tuple[int, ...], arg(metavar="K …", help_behavior_hint="(optional)")] = ()
     """Values of K; a quarter, half and all of the layers when not given."""
     form: Form = "group"
     """Problem: group (rate-distortion), medoid (the paper's) or pairwise."""
-    solvers: tuple[str, ...] = ()
+    solvers: Annotated[tuple[str, ...], arg(metavar="NAME …", help_behavior_hint="(optional)")] = ()
     """Solvers to race; all that support the problem when not given."""
     time_limit: float = 10.0
     """Seconds for each solver and K."""
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
-    figure: Path | None = None
+    figure: OptionalFile = None
     """Draw the race there."""
-    json: Path | None = None
+    json: OptionalFile = None
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
@@ -352,11 +370,11 @@ class Compare:
 class Show:
     """Draw a plan: the coloring as a grid of block and matrix kind, ranks, and predicted damage by layer."""
 
-    plan: Positional[Path]
-    """plan.json"""
-    out: Annotated[Path | None, arg(aliases=("-o",))] = None
+    plan: PlanFile
+    """Written by `geocolor plan`, or in the folder of a compressed model."""
+    out: Annotated[OptionalFile, arg(aliases=("-o",))] = None
     """Picture to write (.png, .svg or .pdf); beside the plan when not given."""
-    json: Path | None = None
+    json: OptionalFile = None
     """Also write there what is printed."""
 
     def run(self, console: Console) -> dict[str, Any]:
