@@ -131,12 +131,13 @@ def _search(
         energies = [graph.metrics[layer.name].energy ** graph.aggregate for layer in graph.layers]
         price = 10 * math.fsum(energies)
     deadline = time.perf_counter() + time_limit
-    for _ in range(rounds):
+    for turn in range(rounds):
         left = max(deadline - time.perf_counter(), 0.0)
         if found is not None and left == 0.0:
             break
         problem = graph.group_problem(price, bases)
-        solution = _solved(solve(problem, solver, time_limit=left, seed=seed, start=last))
+        share = left / (rounds - turn)  # what one round leaves goes to the others
+        solution = _solved(solve(problem, solver, time_limit=share, seed=seed, start=last))
         lower_bound = max(lower_bound, solution.lower_bound - price * budget)
         if solution.coloring is None or solution.coloring in seen:
             break

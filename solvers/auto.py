@@ -9,6 +9,7 @@ import numpy as np
 
 from solvers.branch_and_cut import BranchAndCut
 from solvers.chromatic import Chromatic
+from solvers.column_generation import ColumnGeneration
 from solvers.cp_sat import CpSat
 from solvers.group import GroupProblem
 from solvers.local_search import LocalSearch
@@ -20,6 +21,7 @@ from solvers.solver import Solver
 from solvers.subset_dp import SubsetDP, linked_parts
 
 EXACT_GROUP_ITEMS = 14
+COLUMN_GENERATION_ITEMS = 200
 EXACT_MEDOID_ENTRIES = 20_000
 EXACT_WEIGHTED_ITEMS = 150
 
@@ -42,7 +44,9 @@ def choose(problem: Problem) -> tuple[Solver, str]:
         linked = max(map(len, linked_parts(problem.compatible)), default=0)
         if linked <= EXACT_GROUP_ITEMS:
             return SubsetDP(), f"{linked} linked items are few enough to price every class"
-        return LocalSearch(), f"{linked} linked items of a set function, more than {EXACT_GROUP_ITEMS}"
+        if problem.size <= COLUMN_GENERATION_ITEMS:
+            return ColumnGeneration(), f"{linked} linked items of a set function, more than {EXACT_GROUP_ITEMS}"
+        return LocalSearch(), f"{problem.size} items of a set function, more than {COLUMN_GENERATION_ITEMS}"
     if isinstance(problem, MedoidProblem):
         entries = int(np.isfinite(problem.cost_matrix).sum())
         if entries <= EXACT_MEDOID_ENTRIES:

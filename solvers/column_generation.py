@@ -25,19 +25,21 @@ from solvers.solver import Solver
 class ColumnGeneration(Solver):
     """A linear program over the classes priced so far, new classes by its duals, and CP-SAT over those that may matter.
 
-    Local search fills the pool. Then classes of negative reduced cost are sought: in the pool, by growing, shrinking
+    A descent fills the pool. Then classes of negative reduced cost are sought: in the pool, by growing, shrinking
     and swapping, at last by going through every class that ``item_lower_bound`` cannot rule out. If these are at most
     ``most_classes``, the program's value is a proven bound, and only classes whose reduced cost is within the gap can
     be part of a better coloring: CP-SAT over them settles the problem. Otherwise it only recombines the pool, and
     nothing is proven (Barnhart et al. 1998).
 
     Attributes:
+        rounds: of the local search that fills the pool, after its first descent.
         most_classes: go through all classes that may matter where there are no more than this.
         max_oracle_calls: classes priced for their duals beyond the start; None: 200 + 100 per item.
         recombined: classes of least reduced cost that are recombined where nothing is proven.
         workers: threads of CP-SAT.
     """
 
+    rounds: int = 0
     most_classes: int = 100_000
     max_oracle_calls: int | None = None
     recombined: int = 3000
@@ -48,14 +50,20 @@ class ColumnGeneration(Solver):
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        for name, least in (("most_classes", 0), ("max_oracle_calls", 0), ("recombined", 1), ("workers", 1)):
+        for name, least in (
+            ("rounds", 0),
+            ("most_classes", 0),
+            ("max_oracle_calls", 0),
+            ("recombined", 1),
+            ("workers", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be {least} or more, got {value}")
 
     def run(self, problem: Problem, search: Search) -> None:
         assert isinstance(problem, GroupProblem)
-        LocalSearch().run(problem, search)
+        LocalSearch(rounds=self.rounds).run(problem, search)
         if search.cut_short or search.closed():
             return
         pool = Pool(problem)
@@ -75,6 +83,9 @@ class ColumnGeneration(Solver):
         reduced = pool.reduced(duals)
         chosen = np.flatnonzero(reduced <= room) if proven else np.argsort(reduced, kind="stable")[: self.recombined]
         groups = {pool.groups[at] for at in chosen}
+        if not proven:
+            value = math.fsum(duals.values.tolist()) + problem.limit * duals.base
+            search.note(f"the linear program over the {len(pool.groups)} classes priced comes to {value:.6g}, no bound")
         groups.update(members for members in search.best.classes() if math.isfinite(problem.class_cost(members)))
         self._settle(problem, search, sorted(groups), complete=proven)
 
@@ -133,7 +144,7 @@ class ColumnGeneration(Solver):
         """Price every class whose reduced cost may be up to ``threshold``; False where they are too many."""
         classes = pool.candidates(duals, threshold, self.most_classes, search)
         if classes is None and not search.cut_short:
-            search.note(f"more than {self.most_classes:,} classes may matter, so nothing is proven by their program")
+            search.note(f"more than {self.most_classes:,} classes may matter, too many to prove anything")
         for members in classes or ():
             if members not in pool.problem.priced:
                 pool.problem.class_cost(members)

@@ -85,7 +85,8 @@ def test_auto_says_what_it_picked_and_why(medoids):
         (PairwiseProblem(np.zeros((20, 20))), "chromatic"),
         (PairwiseProblem(np.zeros((80, 80))), "chromatic"),
         (GroupProblem(14, lambda items: 1.0), "subset_dp"),
-        (GroupProblem(15, lambda items: 1.0), "local_search"),
+        (GroupProblem(15, lambda items: 1.0), "column_generation"),
+        (GroupProblem(201, lambda items: 1.0), "local_search"),
     ],
 )
 def test_auto_goes_by_kind_and_size(problem, picked):
