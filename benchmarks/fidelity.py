@@ -122,7 +122,7 @@ def distorted(
     hulls = {}
     for group, scale in zip(groups, scales, strict=True):
         hull = graph.hull(group)
-        hulls[tuple(sorted(group))] = replace(hull, damage=hull.damage * scale)
+        hulls[tuple(sorted(group))] = {graph.aggregate: replace(hull, damage=hull.damage * scale)}
     return allocate(replace(graph, _hulls=hulls), groups, budget)
 
 
@@ -154,7 +154,8 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
                 layers = find_layers(model, subject.include)
                 bare = measure(model, subject.calibration, loss, layers=layers, damping=subject.damping)
             curvature = calibrate(model, bare, subject.calibration, loss, keep=keep, rounds=arguments.probes)
-            graphs = {power: price(model, curvature, aggregate=power) for power in (1.0, 2.0, 3.0)}
+            graph = price(model, curvature, aggregate=(1.0, 2.0, 3.0))
+            graphs = {power: graph.under(power) for power in graph.aggregates}
             seen = set[str]()
             for title, made in plans(graphs, subject, keep):
                 shape = str([(cls.kind, cls.layers, cls.rank, cls.right_rank) for cls in made.classes])

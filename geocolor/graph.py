@@ -4,7 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class CostGraph:
     """Layers in their own curvature, and what any class of them would cost.
 
     `aggregate` is the power `p` of `φ(D) = D^p`; `kinds` the basis kinds that classes may use. Classes are priced once
-    and remembered: their options do not depend on the price of a parameter.
+    and remembered: their options do not depend on the price of a parameter. `aggregates` are the powers that are priced
+    together, since they need the same bases; `under` gives the graph of another one of them.
     """
 
     layers: tuple[Layer, ...]
@@ -39,7 +40,8 @@ class CostGraph:
     fingerprint: Fingerprint
     kinds: tuple[FactoredKind, ...] = KINDS
     aggregate: float = 1.0
-    _hulls: dict[tuple[int, ...], Options] = field(default_factory=dict, repr=False, compare=False)
+    aggregates: tuple[float, ...] = (1.0,)
+    _hulls: dict[tuple[int, ...], dict[float, Options]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def parameters_dense(self) -> int:
@@ -50,14 +52,21 @@ class CostGraph:
 
     def options(self, group: Sequence[int]) -> Options:
         """All Pareto-optimal ways to hold the class of these layers (indices); empty where they share no side."""
-        return options([self.layers[i] for i in group], self.members(group), self.kinds, self.aggregate)
+        return options([self.layers[i] for i in group], self.members(group), self.kinds, (self.aggregate,))[0]
 
     def hull(self, group: Sequence[int]) -> Options:
         """The ways that are cheapest at some price of a parameter; computed once for a class."""
         key = tuple(sorted(group))
         if key not in self._hulls:
-            self._hulls[key] = self.options(key).hull()
-        return self._hulls[key]
+            found = options([self.layers[i] for i in key], self.members(key), self.kinds, self.aggregates)
+            self._hulls[key] = {p: each.hull() for p, each in zip(self.aggregates, found, strict=True)}
+        return self._hulls[key][self.aggregate]
+
+    def under(self, aggregate: float) -> "CostGraph":
+        """The same graph under another power of its `aggregates`; what is priced is remembered for both."""
+        if aggregate not in self.aggregates:
+            raise ValueError(f"aggregate {aggregate:g} is none of {', '.join(f'{p:g}' for p in self.aggregates)}")
+        return replace(self, aggregate=aggregate)
 
     def group_price(self, group: Sequence[int], price: float) -> float:
         """`f_λ(S)` (DESIGN §5); `inf` where the layers share no side."""
@@ -231,17 +240,19 @@ def price(
     curvature: Curvature,
     *,
     kinds: Sequence[FactoredKind] = KINDS,
-    aggregate: float = 1.0,
+    aggregate: float | Sequence[float] = 1.0,
     progress: bool = False,
 ) -> CostGraph:
     """The cost graph of a model under a curvature: every class of its layers can be priced from here on.
 
-    Raises `ValueError` for weights that are not finite and for layers whose shape is not the measured one.
+    Several powers as `aggregate` are priced together; the graph is that of the first. Raises `ValueError` for weights
+    that are not finite and for layers whose shape is not the measured one.
     """
     unknown = set(kinds) - set(KINDS)
     if unknown or not kinds:
         raise ValueError(f"basis kinds are {', '.join(KINDS)}; got {', '.join(sorted(unknown)) or 'none'}")
-    if not aggregate > 0:
+    aggregates = (aggregate,) if isinstance(aggregate, int | float) else tuple(aggregate)
+    if not aggregates or not all(power > 0 for power in aggregates):
         raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
     metrics, roots = {}, Roots()
     for layer in track(curvature.layers, "whitening layers", wanted=progress):
@@ -254,5 +265,6 @@ def price(
         metrics=metrics,
         fingerprint=fingerprint(model, curvature.layers),
         kinds=tuple(kind for kind in KINDS if kind in kinds),
-        aggregate=aggregate,
+        aggregate=aggregates[0],
+        aggregates=aggregates,
     )

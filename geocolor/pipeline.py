@@ -28,16 +28,22 @@ from geocolor.report import Report, run_report, weight_bytes, write_report
 from geocolor.storage import load, save
 from geocolor.transformers_format import is_transformers_model
 
+#: Powers of a layer's damage that plans are made under; which one serves best belongs to the model and the budget.
+AGGREGATES = (1.0, 2.0, 3.0)
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is asked for; every field is an option of the command line."""
+    """What a run is asked for; every field is an option of the command line.
+
+    Without `aggregate` each of `AGGREGATES` makes a plan, and calibration data chooses among them.
+    """
 
     keep: float | None = None
     bases: int | None = None
     solver: str = "auto"
     kinds: tuple[FactoredKind, ...] = KINDS
-    aggregate: float = 1.0
+    aggregate: float | None = None
     estimate: str = "kronecker"
     damping: float = 1e-3
     draws: int = 1
@@ -84,61 +90,73 @@ def prepare(
     clock: Clock,
     progress: bool = False,
 ) -> Prepared:
-    """Measure curvature, price the layers, search a plan."""
+    """Measure curvature, price the layers, search plans, keep the one that does least damage on calibration data."""
     curvature, graph = priced(model, calibration, settings, loss=loss, clock=clock, progress=progress)
     with clock("plan"):
-        found = plan(
-            graph,
-            settings.keep,
-            settings.bases,
-            solver=settings.solver,
-            beta=settings.trust_region,
-            flat_energy=settings.flat_energy,
-            rank_fraction=settings.rank_fraction,
-            time_limit=settings.time_limit,
-            seed=settings.seed,
-            progress=progress,
-        )
+        found = [
+            plan(
+                graph.under(power),
+                settings.keep,
+                settings.bases,
+                solver=settings.solver,
+                beta=settings.trust_region,
+                flat_energy=settings.flat_energy,
+                rank_fraction=settings.rank_fraction,
+                time_limit=settings.time_limit / len(graph.aggregates),
+                seed=settings.seed,
+                progress=progress,
+            )
+            for power in graph.aggregates
+        ]
     if settings.probes:
         with clock("verify"):
-            found = verified(model, graph, found, calibration, loss, progress=progress)
-    return Prepared(curvature, graph, found)
+            found = [verified(model, graph, found, calibration, loss, progress=progress)]
+    return Prepared(curvature, graph.under(found[0].aggregate), found[0])
 
 
 def verified(
     model: nn.Module,
     graph: CostGraph,
-    shared: Plan,
+    plans: Sequence[Plan],
     calibration: Sequence[Any],
     loss: Loss | None = None,
     *,
     progress: bool = False,
 ) -> Plan:
-    """The plan, or the best one without sharing where that stays nearer the dense model on calibration data.
+    """The plan that stays nearest the dense model on calibration data: one of these, or the best without sharing.
 
     A price can be wrong; this is measured, and a warning says so when sharing loses. The divergence measured sets the
     common scale of the plan's predicted damage.
     """
     loss = default_loss(model, calibration[0]) if loss is None else loss
     batches = few(calibration, loss, model, 512, 16384)
-    plans = [shared]
-    if shared.keep is not None and any(len(cls.layers) > 1 for cls in shared.classes):
-        with suppress(UnreachableError):  # only sharing may meet a budget of few bases
-            plans.append(plan(graph, shared.keep, shared.bases, solver="private", beta=shared.trust_region))
-    measured = []
+    candidates = list(plans)
     for each in plans:
-        candidate = apply(model, each, graph.curvature, progress=progress)
-        measured.append(divergence_of(model, candidate, batches, loss, progress=progress))
-    chosen = 0 if len(plans) == 1 or measured[0] <= measured[1] else 1
-    if chosen:
+        if each.keep is not None and any(len(cls.layers) > 1 for cls in each.classes):
+            with suppress(UnreachableError):  # only sharing may meet a budget of few bases
+                priced = graph.under(each.aggregate)
+                candidates.append(plan(priced, each.keep, each.bases, solver="private", beta=each.trust_region))
+    measured: dict[str, float] = {}
+    for each in candidates:
+        if (shape := _shape(each)) not in measured:
+            candidate = apply(model, each, graph.curvature, progress=progress)
+            measured[shape] = divergence_of(model, candidate, batches, loss, progress=progress)
+    chosen = min(candidates, key=lambda each: measured[_shape(each)])
+    damage, predicted = measured[_shape(chosen)], chosen.predicted_damage
+    if not any(_shape(chosen) == _shape(each) for each in plans):
+        sharing = min(measured[_shape(each)] for each in plans)
         warnings.warn(
-            f"sharing was predicted to do less damage and did more on calibration data ({measured[0]:.4g} against "
-            f"{measured[1]:.4g} {graph.curvature.unit} from the dense model): the plan without sharing is used. "
+            f"sharing was predicted to do less damage and did more on calibration data ({sharing:.4g} against "
+            f"{damage:.4g} {graph.curvature.unit} from the dense model): the plan without sharing is used. "
             "More calibration data or a higher --damping may help",
             stacklevel=2,
         )
-    found, predicted = plans[chosen], plans[chosen].predicted_damage
-    return found.rescaled(measured[chosen] / predicted) if predicted > 0 and measured[chosen] > 0 else found
+    return chosen.rescaled(damage / predicted) if predicted > 0 and damage > 0 else chosen
+
+
+def _shape(plan: Plan) -> str:
+    """The same for plans that make the same model."""
+    return repr(sorted((cls.layers, cls.kind, cls.rank, cls.right_rank, cls.medoid) for cls in plan.classes))
 
 
 def priced(
@@ -176,7 +194,9 @@ def priced(
                 progress=progress,
             )
     with clock("price"):
-        graph = price(model, curvature, kinds=settings.kinds, aggregate=settings.aggregate, progress=progress)
+        several = settings.aggregate is None and settings.keep is not None and settings.probes > 0
+        powers = AGGREGATES if several else (settings.aggregate or 1.0,)
+        graph = price(model, curvature, kinds=settings.kinds, aggregate=powers, progress=progress)
     return curvature, graph
 
 

@@ -5,7 +5,7 @@ The price of a class is the set function `f_λ(S) = min over kind, r of Σ_{ℓ�
 eigenproblems of a class are solved once and serve every `λ`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,14 +84,23 @@ def can_share(layers: Sequence[Layer], kind: FactoredKind) -> bool:
     return {"in": inputs, "out": outputs, "both": inputs and outputs}[kind]
 
 
-def options(layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[FactoredKind], power: float) -> Options:
-    """All Pareto-optimal ways to hold the class `layers` (a single one may also stay dense).
+def options(
+    layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[FactoredKind], powers: Sequence[float]
+) -> list[Options]:
+    """All Pareto-optimal ways to hold the class `layers` (a single one may also stay dense), for every power `p`.
 
     A layer alone does the same damage with an `in` as with an `out` basis, and `both` is never better. Ranks run from 1
     to below the width of the basis, as long as the class takes no more parameters than its layers do dense. Empty
-    where the layers share no side.
+    where the layers share no side. Bases are computed once for all powers.
     """
-    points = _alone(layers[0], members[0], kinds, power) if len(layers) == 1 else _shared(layers, members, kinds, power)
+    points = _alone(layers[0], members[0], kinds) if len(layers) == 1 else _shared(layers, members, kinds, powers)
+    if len(layers) == 1:
+        points = [(damage ** np.array(powers)[:, None], *rest) for damage, *rest in points]
+    return [_pareto([(damage[index], *rest) for damage, *rest in points]) for index in range(len(powers))]
+
+
+def _pareto(points: Sequence["Points"]) -> Options:
+    """The points that no other one beats in both parameters and damage."""
     if not points:
         return Options(
             *(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype="U5")), *[np.zeros(0, np.int64)] * 2
@@ -108,23 +117,24 @@ def options(layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[
 
 
 Points = tuple[Floats, Integers, Kind, Integers, Integers]
+"""Damage (a row for every power where there are several), parameters, kind, rank, right rank."""
 
 
-def _alone(layer: Layer, member: Metric, kinds: Sequence[FactoredKind], power: float) -> list[Points]:
+def _alone(layer: Layer, member: Metric, kinds: Sequence[FactoredKind]) -> list[Points]:
     one = np.ones(1, dtype=np.int64)
     points: list[Points] = [(np.zeros(1), one * layer.parameters, "dense", one * 0, one * 0)]
     sides = [kind for kind in kinds if kind != "both"]
     if sides:
         per_rank = layer.m + layer.n
         most = min(min(layer.m, layer.n) - 1, layer.parameters // per_rank)
-        damage = damage_alone(member).pow(power).numpy()[1 : most + 1]
+        damage = damage_alone(member).numpy()[1 : most + 1]
         rank = np.arange(1, len(damage) + 1, dtype=np.int64)
         points.append((damage, rank * per_rank, sides[0], rank, np.zeros_like(rank)))
     return points
 
 
 def _shared(
-    layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[FactoredKind], power: float
+    layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[FactoredKind], powers: Sequence[float]
 ) -> list[Points]:
     """Points of two and more layers; the frames of `in` and `out` serve `both` as well."""
     first, dense = layers[0], sum(layer.parameters for layer in layers)
@@ -136,18 +146,26 @@ def _shared(
         found[side] = frames(members, side, min(width - 1, dense // per_rank))
         if side in kinds:
             curves = [damage_in_frame(member, frame, side) for member, frame in zip(members, found[side], strict=True)]
-            total = torch.stack(curves).pow(power).sum(0)[1:].numpy()
-            rank = np.arange(1, len(total) + 1, dtype=np.int64)
+            total = _totals(curves, powers)[:, 1:]
+            rank = np.arange(1, total.shape[1] + 1, dtype=np.int64)
             points.append((total, rank * per_rank, side, rank, np.zeros_like(rank)))
     if "both" in kinds and len(found) == 2:
         pairs = zip(members, found["out"], found["in"], strict=True)
-        grid = sum((damage_in_frames(member, left, right).pow(power) for member, left, right in pairs), torch.zeros(()))
-        total = grid[1:, 1:].numpy()
-        r, s = np.meshgrid(np.arange(1, total.shape[0] + 1), np.arange(1, total.shape[1] + 1), indexing="ij")
+        total = _totals((damage_in_frames(member, left, right) for member, left, right in pairs), powers)[:, 1:, 1:]
+        r, s = np.meshgrid(np.arange(1, total.shape[1] + 1), np.arange(1, total.shape[2] + 1), indexing="ij")
         parameters = first.m * r + first.n * s + len(members) * r * s
         worth = parameters <= dense
-        points.append((total[worth], parameters[worth], "both", r[worth], s[worth]))
+        points.append((total[:, worth], parameters[worth], "both", r[worth], s[worth]))
     return points
+
+
+def _totals(damages: Iterable[torch.Tensor], powers: Sequence[float]) -> Floats:
+    """`Σ_ℓ D_ℓ^p` for every power, along a new first axis; one layer's damage is in memory at a time."""
+    totals: list[torch.Tensor] = []
+    for damage in damages:
+        parts = [damage if power == 1 else damage.pow(power) for power in powers]
+        totals = [total + part for total, part in zip(totals, parts, strict=True)] if totals else parts
+    return np.stack([total.numpy() for total in totals])
 
 
 def _sides(layers: Sequence[Layer], kinds: Sequence[FactoredKind]) -> list[Side]:

@@ -49,8 +49,9 @@ class Budget:
     """Solver by name; `geocolor compare` races them."""
     kinds: tuple[Kind, ...] = ("in", "out", "both")
     """Basis kinds a class may use."""
-    aggregate: float = 1.0
-    """Power p of the damage of a layer in the price: sum of D^p."""
+    aggregate: OptionalFloat = None
+    """Power p of the damage of a layer in the price, sum of D^p; when not given, 1, 2 and 3 each make a plan, and the
+    one that does least damage on calibration data is taken."""
     trust_region: OptionalFloat = None
     """Radius beta of the trust region, relative to the norm of the weight; off when not given."""
     flat_energy: float = 0.05
@@ -350,7 +351,7 @@ class Compare:
     def run(self, console: Console) -> dict[str, Any]:
         from geocolor import commands
 
-        budget = Budget(keep=self.keep, time_limit=self.time_limit)
+        budget = Budget(keep=self.keep, aggregate=1.0, time_limit=self.time_limit)
         return commands.compare(
             console,
             self.model,

@@ -64,7 +64,7 @@ def test_predicted_damage_is_that_measured_on_held_out_text_within_a_quarter(
     model: nn.Module, held_out: list[Tensor]
 ) -> None:
     """At keep 0.95. Damage is the divergence from the dense model: the loss itself also falls and rises by chance."""
-    settings = Settings(keep=0.95, solver="greedy", kinds=("in", "out"))
+    settings = Settings(keep=0.95, solver="greedy", aggregate=1.0, kinds=("in", "out"))
     prepared = prepare(model, demo.sequences("calibration", 64), settings, clock=Clock())
     smaller = geocolor.apply(model, prepared.plan, prepared.curvature)
     measured = divergence_of(model, smaller, held_out, NextToken())

@@ -1,0 +1,93 @@
+"""The main job in Python: which of the plans made is taken, and by what."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import geocolor
+from geocolor.graph import CostGraph
+from geocolor.losses import Classification
+from geocolor.pipeline import AGGREGATES, Clock, Settings, prepare, verified
+from geocolor.probes import divergence_of, few
+
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@pytest.fixture
+def graphs(network: nn.Module, curvature: geocolor.Curvature) -> CostGraph:
+    return geocolor.price(network, curvature, aggregate=AGGREGATES)
+
+
+def measured(network: nn.Module, plan: geocolor.Plan, graph: CostGraph, batches: Batches) -> float:
+    chosen = few(batches, Classification(), network, 512, 16384)
+    return divergence_of(network, geocolor.apply(network, plan, graph.curvature), chosen, Classification())
+
+
+def test_powers_priced_together_are_those_priced_alone(
+    network: nn.Module, curvature: geocolor.Curvature, graphs: CostGraph
+) -> None:
+    for power in AGGREGATES:
+        alone = geocolor.price(network, curvature, aggregate=power)
+        for group in ((0,), (0, 1), (0, 3), (2, 5), (0, 1, 3, 4)):
+            one, other = graphs.under(power).hull(group), alone.hull(group)
+            assert one.parameters.tolist() == other.parameters.tolist()
+            assert one.damage.tolist() == pytest.approx(other.damage.tolist())
+            assert one.kind.tolist() == other.kind.tolist()
+    with pytest.raises(ValueError, match="none of 1, 2, 3"):
+        graphs.under(4.0)
+
+
+def test_bases_are_computed_once_for_all_powers(graphs: CostGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs.hull((0, 1))
+    monkeypatch.setattr("geocolor.graph.options", lambda *_: pytest.fail("priced again"))
+    for power in AGGREGATES:
+        graphs.under(power).hull((1, 0))
+
+
+def test_the_plan_that_does_least_damage_on_calibration_data_is_taken(
+    network: nn.Module, graphs: CostGraph, batches: Batches
+) -> None:
+    plans = [geocolor.plan(graphs.under(power), keep=0.5, solver="greedy") for power in AGGREGATES]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        taken = verified(network, graphs, plans, batches)
+    private = [geocolor.plan(graphs.under(power), keep=0.5, solver="private") for power in AGGREGATES]
+    damages = [measured(network, plan, graphs, batches) for plan in (*plans, *private)]
+    assert measured(network, taken, graphs, batches) == pytest.approx(min(damages))
+    assert taken.predicted_damage == pytest.approx(min(damages))
+
+
+def test_sharing_that_does_more_damage_than_none_is_dropped_with_a_warning(
+    network: nn.Module, graphs: CostGraph, batches: Batches
+) -> None:
+    shared = geocolor.plan(graphs, keep=0.5, solver="one_color")
+    private = geocolor.plan(graphs, keep=0.5, solver="private")
+    if shared.basis_count == private.basis_count:  # a plan is never predicted worse than without sharing
+        shared = forced(graphs)
+    assert measured(network, shared, graphs, batches) > measured(network, private, graphs, batches)
+    with pytest.warns(UserWarning, match="sharing was predicted to do less damage"):
+        taken = verified(network, graphs, [shared], batches)
+    assert all(len(cls.layers) == 1 for cls in taken.classes)
+
+
+def forced(graph: CostGraph) -> geocolor.Plan:
+    """All layers of a side in one class."""
+    from benchmarks.peers import fixed_plan, uniform
+
+    groups = [tuple(range(6))]
+    return fixed_plan(graph, groups, uniform(graph, groups, 0.5), 0.5, "forced")
+
+
+def test_settings_without_an_aggregate_try_several(network: nn.Module, batches: Batches) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chosen = prepare(network, batches, Settings(keep=0.5, solver="greedy"), clock=Clock())
+        first = prepare(network, batches, Settings(keep=0.5, solver="greedy", aggregate=1.0), clock=Clock())
+    assert chosen.graph.aggregates == AGGREGATES
+    assert first.graph.aggregates == (1.0,)
+    assert chosen.graph.aggregate == chosen.plan.aggregate
+    assert chosen.plan.predicted_damage <= first.plan.predicted_damage * (1 + 1e-9)
+    with torch.no_grad():
+        geocolor.apply(network, chosen.plan, chosen.curvature)(batches[0][0])
