@@ -17,7 +17,17 @@ from solvers.auto import Auto
 from solvers.benders import Benders
 from solvers.bounds import Bound, lagrangian_bound, quick_bound, strong_bound
 from solvers.branch_and_cut import BranchAndCut
-from solvers.certificates import Certificate, Clique, DualPrices, Inequalities, Inequality, ItemShares, Multipliers
+from solvers.branch_and_price import BranchAndPrice
+from solvers.certificates import (
+    Certificate,
+    ClassPrices,
+    Clique,
+    DualPrices,
+    Inequalities,
+    Inequality,
+    ItemShares,
+    Multipliers,
+)
 from solvers.certify import Verdict, certify
 from solvers.chromatic import Chromatic
 from solvers.coloring import Coloring
@@ -56,8 +66,10 @@ __all__ = [
     "Benders",
     "Bound",
     "BranchAndCut",
+    "BranchAndPrice",
     "Certificate",
     "Chromatic",
+    "ClassPrices",
     "Clique",
     "Coloring",
     "ColumnGeneration",

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from solvers.branch_and_cut import BranchAndCut
+from solvers.branch_and_price import BranchAndPrice
 from solvers.chromatic import Chromatic
 from solvers.column_generation import ColumnGeneration
 from solvers.cp_sat import CpSat
@@ -24,6 +25,7 @@ EXACT_GROUP_ITEMS = 14
 COLUMN_GENERATION_ITEMS = 200
 EXACT_MEDOID_ENTRIES = 20_000
 EXACT_WEIGHTED_ITEMS = 150
+SMALL_CLASS = 9
 
 
 @dataclass(frozen=True)
@@ -56,5 +58,7 @@ def choose(problem: Problem) -> tuple[Solver, str]:
     if problem.weightless:
         return Chromatic(), "no pair has a weight, so conflicts and the number of colors are all there is"
     if problem.size <= EXACT_WEIGHTED_ITEMS:
+        if problem.opening >= 0 and not (problem.weight < 0).any() and problem.size <= SMALL_CLASS * problem.limit:
+            return BranchAndPrice(), f"no weight attracts, and classes are about {SMALL_CLASS} items or fewer"
         return BranchAndCut(), f"cutting planes often settle {problem.size} items with weights"
     return LocalSearch(), f"{problem.size} items with weights, more than {EXACT_WEIGHTED_ITEMS}"

@@ -236,3 +236,52 @@ class Inequalities(Certificate):
         terms.extend(min(0.0, math.fsum(parts)) for parts in reduced.values())
         price = math.fsum(count)
         return math.fsum([*terms, min(price, price * problem.limit)])
+
+
+@dataclass(frozen=True)
+class ClassPrices(Certificate):
+    """A price for each item of a pairwise problem without negative costs: what a class may cost for what it holds.
+
+    ``Σ π + K · min(0, opening + min over classes S of Σ_{pairs} w − Σ_S π)`` holds at any π ≥ 0, for at most K classes
+    cost less than their items are priced at. The least class is found anew here, item by item with the dearest price
+    first; a partial class is left where what its later items could still save is not enough.
+    """
+
+    prices: tuple[float, ...]
+    largest: ClassVar[int] = 2_000_000
+
+    def bound(self, problem: Problem) -> float:
+        if not isinstance(problem, PairwiseProblem) or len(self.prices) != problem.size:
+            raise ValueError(f"{len(self.prices)} prices of items do not fit {problem!r:.60}")
+        if any(not 0 <= price < math.inf for price in self.prices):
+            raise ValueError("a price of an item is not a number of 0 or more")
+        if problem.opening < 0 or (problem.weight < 0).any():
+            raise ValueError("prices of items say nothing where a weight or the opening is negative")
+        if not problem.size or not problem.limit:
+            return math.inf if problem.size else 0.0
+        least = self._least_class(problem)
+        return math.fsum([*self.prices, problem.limit * min(0.0, problem.opening + least)])
+
+    def _least_class(self, problem: PairwiseProblem) -> float:
+        order = sorted(range(problem.size), key=lambda item: -self.prices[item])
+        weight = np.where(problem.conflict, np.inf, problem.weight)[np.ix_(order, order)]
+        start = -np.array([self.prices[item] for item in order], dtype=np.float64)
+        tail = np.zeros(problem.size + 1)  # the least value of a class of items from here on, or 0
+        visited = 0
+        for first in reversed(range(problem.size)):
+            low = float(tail[first + 1])
+            stack = [(float(start[first]), first, start + weight[first])]
+            while stack:
+                value, last, change = stack.pop()
+                visited += 1
+                if visited > self.largest:
+                    raise ValueError(f"more than {self.largest:,} classes would have to be looked at")
+                low = min(low, value)
+                for item in range(last + 1, problem.size):
+                    saved = float(np.minimum(change[item:], 0.0).sum())
+                    if value + max(saved, float(tail[item])) >= low:
+                        break
+                    if change[item] < 0:
+                        stack.append((value + float(change[item]), item, change + weight[item]))
+            tail[first] = min(float(tail[first + 1]), low)
+        return float(min(tail[0], start.min()))

@@ -7,6 +7,7 @@ import difflib
 from solvers.auto import Auto
 from solvers.benders import Benders
 from solvers.branch_and_cut import BranchAndCut
+from solvers.branch_and_price import BranchAndPrice
 from solvers.chromatic import Chromatic
 from solvers.column_generation import ColumnGeneration
 from solvers.cp_sat import CpSat
@@ -38,6 +39,7 @@ SOLVERS: tuple[type[Solver], ...] = (
     SymmetricCpSat,
     MergeTwins,
     BranchAndCut,
+    BranchAndPrice,
     Chromatic,
     DsaturSearch,
     TabuCol,
