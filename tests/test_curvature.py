@@ -239,9 +239,9 @@ def test_measuring_inside_no_grad_works():
 
 
 def test_few_samples_are_counted_and_warned_of():
-    model, x, y = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), torch.randn(32, 3), torch.randint(0, 3, (32,))
-    with pytest.warns(UserWarning, match=r"calibrated on 31 sequences or samples, 32 or more are wanted.*Pass more"):
-        measure(model, [(x[:20], y[:20]), (x[21:], y[21:])])
+    model, x, y = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), torch.randn(64, 3), torch.randint(0, 3, (64,))
+    with pytest.warns(UserWarning, match=r"calibrated on 63 sequences or samples, 64 or more are wanted.*Pass more"):
+        measure(model, [(x[:40], y[:40]), (x[41:], y[41:])])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         measure(model, [(x, y)])
