@@ -26,6 +26,7 @@ from solvers.certificates import (
     Inequalities,
     Inequality,
     ItemShares,
+    ItemWeights,
     Multipliers,
 )
 from solvers.certify import Verdict, certify
@@ -82,6 +83,7 @@ __all__ = [
     "Inequalities",
     "Inequality",
     "ItemShares",
+    "ItemWeights",
     "Lagrangian",
     "LocalSearch",
     "MedoidProblem",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
@@ -79,19 +80,78 @@ class Clique(Certificate):
         for i, j in itertools.combinations(self.items, 2):
             if i == j or not problem.conflict[i, j]:
                 raise ValueError(f"items {i} and {j} of the clique do not conflict")
-        size, limit = problem.size, problem.limit
-        if size == 0:
-            return 0.0
-        if limit == 0 or len(self.items) > limit:
-            return math.inf
-        full, rest = divmod(size, limit)
-        forced = limit * full * (full - 1) // 2 + rest * full
-        weights = np.sort(problem.weight[np.triu(~problem.conflict, 1)])
-        if len(weights) < forced:
-            return math.inf
-        taken = weights[: max(forced, int((weights < 0).sum()))]
-        colors = max(len(self.items), 1) if problem.opening >= 0 else limit
-        return math.fsum([problem.opening * colors, *taken.tolist()])
+        return _cost_of_colors(problem, len(self.items))
+
+
+@dataclass(frozen=True)
+class ItemWeights(Certificate):
+    """Whole weights of a pairwise problem's items of which no set without a conflict holds more than ``most``.
+
+    A color can take such a set, so Σ weights / ``most`` colors are needed at least. (The best weights there are give
+    the fractional chromatic number; those of a clique are 1.) That no set weighs more is searched through again here,
+    which takes a moment where there are many.
+    """
+
+    weights: tuple[int, ...]
+    most: int
+
+    def bound(self, problem: Problem) -> float:
+        if not isinstance(problem, PairwiseProblem) or len(self.weights) != problem.size:
+            raise ValueError(f"weights of {len(self.weights)} items do not fit {problem!r:.60}")
+        if self.most < 1 or min(self.weights, default=0) < 0:
+            raise ValueError("weights of items must be 0 or more, and the most that a set weighs 1 or more")
+        found = _heavier_set(problem.conflict, self.weights, self.most)
+        if found:
+            raise ValueError(f"the items {found} do not conflict and weigh more than {self.most}")
+        return _cost_of_colors(problem, -(-sum(self.weights) // self.most))
+
+
+def _cost_of_colors(problem: PairwiseProblem, number: int) -> float:
+    """The least cost of a coloring that needs so many colors: theirs, and the cheapest pairs that K forces together."""
+    size, limit = problem.size, problem.limit
+    if size == 0:
+        return 0.0
+    if limit == 0 or number > limit:
+        return math.inf
+    full, rest = divmod(size, limit)
+    forced = limit * full * (full - 1) // 2 + rest * full
+    weights = np.sort(problem.weight[np.triu(~problem.conflict, 1)])
+    if len(weights) < forced:
+        return math.inf
+    taken = weights[: max(forced, int((weights < 0).sum()))]
+    colors = max(number, 1) if problem.opening >= 0 else limit
+    return math.fsum([problem.opening * colors, *taken.tolist()])
+
+
+def _heavier_set(conflict: NDArray[np.bool_], weights: tuple[int, ...], most: int) -> list[int]:
+    """Items without a conflict that weigh more than ``most`` together; empty where there are none.
+
+    Branch and bound: the items that may join fall into cliques, and each clique adds no more than its heaviest item.
+    """
+    items = [item for item in np.argsort(conflict.sum(axis=1), kind="stable").tolist() if weights[item]]
+    rows = conflict[np.ix_(items, items)].tolist()
+    clashes = [sum(1 << j for j, clash in enumerate(row) if clash) for row in rows]
+    stack = [((1 << len(items)) - 1, 0, 0)]  # what may join, what has joined, its weight
+    while stack:
+        left, joined, weight = stack.pop()
+        if weight > most:
+            return sorted(items[i] for i in range(len(items)) if joined >> i & 1)
+        unsorted, bounds, reach = left, list[tuple[int, int]](), weight
+        while unsorted:
+            clique, heaviest = unsorted, 0
+            while clique:
+                i = (clique & -clique).bit_length() - 1
+                heaviest = max(heaviest, weights[items[i]])
+                bounds.append((reach + heaviest, i))
+                unsorted ^= 1 << i
+                clique &= clashes[i]
+            reach += heaviest
+        for highest, i in sorted(bounds, reverse=True):
+            if highest <= most:
+                break
+            left ^= 1 << i
+            stack.append((left & ~clashes[i], joined | 1 << i, weight + weights[items[i]]))
+    return []
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,7 @@ def _build(
     """The model and the choices of each item; a decision where none is needed; None where it cannot be built."""
     from ortools.sat.python import cp_model
 
-    left = iter(range(CLIQUE_NODES))
-    clique = maximum_clique(conflict, lambda steps: search.expired(steps) or next(left, None) is None).items
+    clique = maximum_clique(conflict, search.counted(CLIQUE_NODES)).items
     if len(clique) > number:
         return Decision(impossible=True)
     neighbours = neighbour_sets(conflict)

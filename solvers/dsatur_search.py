@@ -47,8 +47,7 @@ def decide_by_dsatur(conflict: NDArray[np.bool_], number: int, search: Search) -
     Ties go to the item whose colors left are left to most of its neighbours too (Sewell 1996; San Segundo 2012 looks
     only among ties and late), and to the higher degree earlier on.
     """
-    left = iter(range(CLIQUE_NODES))
-    clique = maximum_clique(conflict, lambda steps: search.expired(steps) or next(left, None) is None).items
+    clique = maximum_clique(conflict, search.counted(CLIQUE_NODES)).items
     if len(clique) > number:
         return Decision(impossible=True)
     state = _Painted(neighbour_sets(conflict), number)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from solvers.bounds import clique_bound
+from solvers.certificates import ItemWeights
 from solvers.cliques import maximum_clique
 from solvers.coloring import Coloring
-from solvers.conflict_kernel import conflict_kernel
+from solvers.conflict_kernel import ConflictKernel, conflict_kernel
 from solvers.dsatur import dsatur
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
@@ -48,21 +49,19 @@ class Palette:
     Attributes:
         clique: a large clique, the maximum one unless that search was cut off; each of its items has its own color.
         lower: the number of colors that any proper coloring has at least.
-        upper: the number of colors of the best one known.
+        upper, colors: the best one known, and its number of colors.
     """
 
     def __init__(self, problem: PairwiseProblem, search: Search) -> None:
         self.problem, self.search = problem, search
         self.upper = problem.size + 1
+        self.colors = np.arange(problem.size, dtype=np.int64)
         self._found: dict[tuple[int, ...], NDArray[np.int64]] = {}
         self._sought = -1
         if search.best is not None:
             self.offer(np.array(search.best.colors, dtype=np.int64))
         self.offer(np.array(dsatur(problem.conflict).colors, dtype=np.int64))
-        left = iter(range(CLIQUE_NODES))
-        self.clique = maximum_clique(
-            problem.conflict, lambda steps: search.expired(steps) or next(left, None) is None
-        ).items
+        self.clique = maximum_clique(problem.conflict, search.counted(CLIQUE_NODES)).items
         self.lower = len(self.clique)
         bound = clique_bound(problem, self.clique)
         search.prove(bound.value, bound.certificate)
@@ -84,7 +83,8 @@ class Palette:
     def offer(self, colors: NDArray[np.int64]) -> None:
         """Take a proper coloring of the whole graph."""
         coloring = Coloring(colors.tolist())
-        self.upper = min(self.upper, coloring.number_of_colors)
+        if coloring.number_of_colors < self.upper:
+            self.upper, self.colors = coloring.number_of_colors, colors
         if self.problem.opening < 0 and coloring.number_of_colors <= self.problem.limit:
             coloring = split(coloring, self.problem.limit)
         self.search.offer(coloring)
@@ -98,14 +98,32 @@ class Palette:
         elif self.problem.opening > 0:
             self.search.prove(self.problem.opening * self.lower, proof=proof)
 
+    def certify(self, part: Sequence[int], weights: NDArray[np.int64], most: int) -> None:
+        """Record the bound by weights of a part's items, none of whose independent sets weighs more than ``most``."""
+        number = -(-int(weights.sum()) // most)
+        if number <= self.lower:
+            return
+        whole = np.zeros(self.problem.size, dtype=np.int64)
+        whole[list(part)] = weights
+        certificate = ItemWeights(tuple(whole.tolist()), most)
+        self.lower = number
+        if number > self.problem.limit:
+            self.search.prove(np.inf, certificate)
+            self.search.note(f"independent sets are too small for K = {self.problem.limit} colors")
+        elif self.problem.opening > 0:
+            self.search.prove(self.problem.opening * number, certificate)
+
+    def kernel(self, number: int) -> ConflictKernel:
+        return conflict_kernel(self.problem.conflict, number)
+
     def descend(self, decide: Decide, proof: str) -> None:
         """Look for colorings with ever fewer colors until there is none, or ``decide`` does not know."""
         while not self.settled() and self.attempt(self.wanted, decide, proof) and self.wanted >= self.lower:
             pass
 
     def ascend(self, decide: Decide, proof: str) -> None:
-        """Ask for as few colors as are not excluded yet, while ``decide`` excludes them and they are not ``wanted``."""
-        while not self.settled() and self.lower < self.wanted:
+        """Ask for as few colors as are not excluded yet, while ``decide`` excludes them."""
+        while not self.settled():
             excluded = self.lower
             self.attempt(self.lower, decide, proof)
             if self.lower == excluded:
@@ -118,7 +136,7 @@ class Palette:
         """
         if number != self._sought:
             self._found, self._sought = {}, number
-        kernel = conflict_kernel(self.problem.conflict, number)
+        kernel = self.kernel(number)
         colors = np.full(self.problem.size, -1, dtype=np.int64)
         missing = False
         for part in kernel.parts:

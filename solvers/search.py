@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from solvers.certificates import Certificate
 from solvers.coloring import Coloring
@@ -82,6 +83,11 @@ class Search:
             self.cut_short = True
             return True
         return False
+
+    def counted(self, times: int) -> Callable[[float], bool]:
+        """``expired`` for a part of the run that ends after it was asked so many times."""
+        left = iter(range(times))
+        return lambda steps: self.expired(steps) or next(left, None) is None
 
     def closed(self) -> bool:
         """Whether the incumbent is proven optimal."""

@@ -72,7 +72,7 @@ def tabu_coloring(
     for step in range(1, iterations + 1):
         if total == 0:
             return colors
-        if step % ASK_EVERY == 0 and search.expired(ASK_EVERY * 1e3):
+        if step % ASK_EVERY == 0 and search.expired(ASK_EVERY * 2e3):
             return None
         current = flat[own]
         active = current.nonzero()[0]
