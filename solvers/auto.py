@@ -15,6 +15,7 @@ from solvers.cp_sat import CpSat
 from solvers.group import GroupProblem
 from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
+from solvers.merging import Merged, MergeTwins, merge_twins, told
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 from solvers.search import Search
@@ -41,7 +42,26 @@ class Auto(Solver):
 
 
 def choose(problem: Problem) -> tuple[Solver, str]:
-    """The solver for this problem, and why."""
+    """The solver for this problem, and why; where twins may be merged, for the problem that is left."""
+    merged = _merged(problem)
+    if merged is None:
+        return _choose(problem)
+    solver, why = _choose(merged.problem)
+    return MergeTwins(solver), f"{told(merged.classes)}; {solver.name} for them: {why}"
+
+
+def _merged(problem: Problem) -> Merged | None:
+    """Merging pays wherever there are twins: 60 layers, copies of ten, are proven in 0.04 s, and not in 3 s unmerged.
+
+    Not for proper coloring, whose solver sets aside more than twins. What symmetries are left are not broken: ordering
+    twins makes CP-SAT up to ten times as quick, but branch and cut has no color names and is quicker still.
+    """
+    if isinstance(problem, MedoidProblem) or (isinstance(problem, PairwiseProblem) and not problem.weightless):
+        return merge_twins(problem)
+    return None
+
+
+def _choose(problem: Problem) -> tuple[Solver, str]:
     if isinstance(problem, GroupProblem):
         linked = max(map(len, linked_parts(problem.compatible)), default=0)
         if linked <= EXACT_GROUP_ITEMS:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solvers.certificates import Certificate, Clique, Multipliers
 from solvers.coloring import Coloring
@@ -77,10 +79,8 @@ def merge_twins(problem: Problem) -> Merged | None:
 
 def _merge_rows(problem: MedoidProblem) -> Merged | None:
     penalties = problem.penalties()
-    rows = np.column_stack([problem.cost_matrix, penalties]) + 0.0
-    classes = _equal_rows(rows)
-    columns = np.vstack([problem.cost_matrix, problem.label]).T + 0.0
-    kept = [members[0] for members in _equal_rows(columns)]
+    classes = _equal_rows(problem.cost_matrix, penalties)
+    kept = [members[0] for members in _equal_rows(problem.cost_matrix.T, problem.label)]
     if len(classes) == problem.size and len(kept) == problem.candidates:
         return None
     first, number = [members[0] for members in classes], np.array([len(members) for members in classes])
@@ -96,10 +96,15 @@ def _merge_rows(problem: MedoidProblem) -> Merged | None:
     )
 
 
-def _equal_rows(rows: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> tuple[tuple[int, ...], ...]:
-    found: dict[bytes, list[int]] = {}
-    for at, row in enumerate(np.ascontiguousarray(rows)):
-        found.setdefault(row.tobytes(), []).append(at)
+def _equal_rows(rows: NDArray[np.float64], kinds: NDArray[Any]) -> tuple[tuple[int, ...], ...]:
+    """Indices of equal rows of one kind, in the order of their first; read in full only where they begin alike."""
+    found: dict[tuple[object, ...], list[int]] = {}
+    begun = np.ascontiguousarray(rows[:, :16] + 0.0)  # + 0.0: there is one zero, not two
+    starts = [(kind, start.tobytes()) for kind, start in zip(kinds.tolist(), begun, strict=True)]
+    shared = {start for start, count in Counter(starts).items() if count > 1}
+    for at, start in enumerate(starts):
+        rest = (rows[at] + 0.0).tobytes() if start in shared else at
+        found.setdefault((*start, rest), []).append(at)
     return tuple(tuple(members) for members in found.values())
 
 

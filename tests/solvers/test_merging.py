@@ -128,3 +128,23 @@ def test_what_is_found_is_handed_on_at_once():
     solution = solve(problem, MergeTwins(Interrupted()))
     assert solution.interrupted
     assert solution.coloring == Coloring([0, 0, 0, 0])
+
+
+def test_auto_merges_what_may_be_merged():
+    rng = np.random.default_rng(0)
+    base = rng.random((6, 6))
+    kinds = np.repeat(np.arange(6), 5)
+    medoid = solve(MedoidProblem(base[np.ix_(kinds, kinds)], 2))
+    weight = base + base.T
+    np.fill_diagonal(weight, 0.0)
+    pairwise = solve(PairwiseProblem(weight[np.ix_(kinds, kinds)], K=2))
+    for solution in (medoid, pairwise):
+        assert solution.solver == "merge_twins"
+        assert "30 items, twins merged, are 6" in solution.message
+        assert solution.status == "optimal"
+        assert len({solution.coloring[item] for item in range(5)}) == 1
+
+
+def test_auto_leaves_proper_colorings_to_their_own_solver():
+    conflict = np.kron(1 - np.eye(3), np.ones((2, 2)))
+    assert "merged" not in solve(PairwiseProblem(np.zeros((6, 6)), conflict, 1.0)).message

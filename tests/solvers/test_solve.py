@@ -79,8 +79,9 @@ def test_auto_says_what_it_picked_and_why(medoids):
 @pytest.mark.parametrize(
     ("problem", "picked"),
     [
-        (MedoidProblem(np.ones((20, 20)), 2), "cp_sat"),
-        (MedoidProblem(np.ones((150, 150)), 2), "local_search"),
+        (MedoidProblem(np.arange(400.0).reshape(20, 20), 2), "cp_sat"),
+        (MedoidProblem(np.ones((20, 20)), 2), "merge_twins"),
+        (MedoidProblem(np.arange(150.0**2).reshape(150, 150), 2), "local_search"),
         (MedoidProblem(np.where(np.eye(150) > 0, 1.0, np.inf), 150), "cp_sat"),  # 150 allowed pairs only
         (PairwiseProblem(np.zeros((20, 20))), "chromatic"),
         (PairwiseProblem(np.zeros((80, 80))), "chromatic"),
