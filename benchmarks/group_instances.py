@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from geocolor.embedded import MODEL
 from solvers import GroupProblem
 from solvers.group import GroupCost
 
@@ -127,6 +126,8 @@ def metrics_of_their_own(size: int, rng: Rng) -> GroupCost:
 def embedded_weights(size: int, rng: Rng) -> GroupCost:
     """Sharing among matrices of the embedded model that read the residual stream, on a few of its channels."""
     from safetensors.numpy import load_file
+
+    from geocolor.embedded import MODEL
 
     weights = load_file(MODEL / "model.safetensors")
     ends = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "gate_proj.weight", "up_proj.weight")

@@ -12,7 +12,8 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers import PairwiseProblem, Problem
+from benchmarks import group_instances
+from solvers import GroupProblem, PairwiseProblem, Problem
 from solvers.formats import read
 
 FAMILIES = {
@@ -20,6 +21,7 @@ FAMILIES = {
     "coloring": "graph coloring, DIMACS",
     "modularity": "modularity",
     "graphs": "graph coloring, made",
+    "groups": "set functions, made",
 }
 """Families of instances and their titles, in the order of the report."""
 
@@ -48,6 +50,8 @@ def instances(data: Path | None) -> Iterator[Instance]:
         for path in sorted((data / "modularity").glob("*.txt")):
             yield Instance(path.stem, "modularity", partial(read, path), KARATE if path.stem == "karate" else None)
     yield from _graphs()
+    for number in range(12):
+        yield Instance(f"group-{number}", "groups", partial(_group, number), small=number == 0)
 
 
 def _answers(path: Path, column: str) -> Iterator[tuple[str, float]]:
@@ -76,6 +80,10 @@ def _graphs() -> Iterator[Instance]:
         yield Instance(f"queens-{side}", "graphs", partial(queens, side), best, small)
     for nodes, chance in ((60, 0.5), (80, 0.1)):
         yield Instance(f"random-{nodes}-{chance}", "graphs", partial(random_graph, nodes, chance, seed=7))
+
+
+def _group(number: int) -> GroupProblem:
+    return group_instances.instance(number)[1]
 
 
 def coloring(adjacent: NDArray[np.bool_]) -> PairwiseProblem:
