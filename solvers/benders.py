@@ -201,7 +201,7 @@ class Tree:
         if swaps and frozenset(state.opened) not in self.tried:
             self.tried.add(frozenset(state.opened))
             if state.value - clock.cost < 0.02 * abs(clock.cost) or not math.isfinite(clock.cost):
-                state.swap_until_stuck(clock, np.arange(self.problem.candidates))
+                state.swap_until_stuck(clock, core.names)
         if state.value < clock.cost:
             clock.offer(self.problem.assign(state.opened))
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from solvers.certificates import Multipliers
 from solvers.medoid import MedoidProblem
-from solvers.medoid_relaxation import DenseCosts, Floats, Point, Relaxation, cutoff_of
+from solvers.medoid_relaxation import DenseCosts, Floats, Indices, Point, Relaxation, cutoff_of
 from solvers.medoid_search import OpenSet, search_medoids
 from solvers.problem import Problem
 from solvers.search import Search
@@ -56,14 +56,21 @@ def relax(problem: MedoidProblem, search: Search, steps: int) -> tuple[Relaxatio
             opened = frozenset(state.opened)
             if opened not in tried and state.value - search.cost < 0.05 * abs(search.cost):
                 tried.add(opened)
-                state.swap_until_stuck(search, np.arange(problem.candidates))
+                state.swap_until_stuck(search, likely_candidates(relaxation, point))
                 if state.value < search.cost:
+                    state.swap_until_stuck(search, np.flatnonzero(relaxation.usable))
                     search.offer(problem.assign(state.opened))
         return min(relaxation.upper, search.cost)
 
     relaxation.climb(search, steps, lambda: cutoff_of(search.cost, problem), improve)
     prove(problem, search, relaxation)
     return relaxation, state
+
+
+def likely_candidates(relaxation: Relaxation, point: Point) -> Indices:
+    """Those that the relaxation comes closest to opening, a few times as many as it opens, the best first."""
+    usable = np.flatnonzero(relaxation.usable)
+    return usable[np.argsort(point.rho[usable], kind="stable")[: 50 + 3 * len(point.chosen)]]
 
 
 def prove(problem: MedoidProblem, search: Search, relaxation: Relaxation) -> None:

@@ -12,6 +12,7 @@ from solvers.search import Search
 
 Medoids = list[int]
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 BLOCK = 1 << 16
 """Entries of the cost matrix that are looked at together: they stay in a processor's cache."""
@@ -49,6 +50,7 @@ class OpenSet:
         """Open these candidates and no others; those beyond their label's limit stay closed."""
         self.opened: Medoids = []
         self.left = self.limits.copy()
+        self._is_open = np.zeros(self.problem.candidates, bool)
         for candidate in opened:
             if self.left[self.label[candidate]] > 0:
                 self._open(candidate)
@@ -65,10 +67,12 @@ class OpenSet:
 
     def _open(self, candidate: int) -> None:
         self.opened.append(candidate)
+        self._is_open[candidate] = True
         self.left[self.label[candidate]] -= 1
 
-    def _rank(self, items: NDArray[np.intp] | None = None) -> None:
+    def _rank(self, items: Indices | None = None) -> None:
         """Look up the nearest two of these items anew, of all when None."""
+        self._grouped: tuple[Indices, Indices, Indices, Floats, Floats] | None = None
         rows = np.array([*self.opened, len(self.columns) - 1])
         costs = self.columns[rows] if items is None else self.columns[np.ix_(rows, items)]
         each = np.arange(costs.shape[1])
@@ -127,7 +131,7 @@ class OpenSet:
             search.spend(rows.size)
         return gains
 
-    def swap_until_stuck(self, search: Search, order: NDArray[np.intp]) -> None:
+    def swap_until_stuck(self, search: Search, order: Indices) -> None:
         """Open candidates, close those that are missed least, as long as that pays (FasterPAM's eager swap).
 
         Schubert & Rousseeuw 2021: the loss of each removal is kept, and what a candidate changes about it is summed up
@@ -151,34 +155,38 @@ class OpenSet:
             if self._improve(block):
                 since = 0
 
-    def _improve(self, block: NDArray[np.intp]) -> bool:
+    def _improve(self, block: Indices) -> bool:
         """Carry out the best exchange that opens one of these candidates, all of one label; whether there was one."""
         code = self.label[block[0]]
         if self.left[code] > 0:
             gains = np.minimum(self.columns[block] - self.first, 0.0).sum(axis=1)
-            gains[np.isin(block, self.opened)] = 0.0
+            gains[self._is_open[block]] = 0.0
             at = int(gains.argmin())
             if gains[at] >= -self.tiny:
                 return False
             self._open(int(block[at]))
             self._rank()
             return True
-        order = np.argsort(self.nearest, kind="stable")
-        nearest, first, second = self.nearest[order], self.first[order], self.second[order]
-        starts = np.flatnonzero(np.diff(nearest, prepend=-1))
-        served = nearest[starts]  # the positions that are nearest to someone; closing another costs nothing
+        if self._grouped is None:
+            order = np.argsort(self.nearest, kind="stable")
+            starts = np.flatnonzero(np.diff(self.nearest[order], prepend=-1))
+            # the positions that are nearest to someone: closing another costs nothing
+            self._grouped = order, starts, self.nearest[order[starts]], self.first[order], self.second[order]
+        order, starts, served, first, second = self._grouped
         costs = self.columns[np.ix_(block, order)]
         gains = np.minimum(costs - first, 0.0).sum(axis=1)
-        missed = np.clip(costs, first, second, out=costs)
-        missed -= first
+        np.minimum(costs, second, out=costs)
+        np.maximum(costs, first, out=costs)
+        costs -= first
         losses = np.zeros((len(block), len(self.opened) + 1))
-        losses[:, served] = np.add.reduceat(missed, starts, axis=1)
+        losses[:, served] = np.add.reduceat(costs, starts, axis=1)
         losses[:, -1] = np.inf
-        losses[:, :-1][:, self.label[self.opened] != code] = np.inf
-        changes = gains[:, None] + losses
-        changes[np.isin(block, self.opened)] = np.inf
-        at, closed = divmod(int(changes.argmin()), changes.shape[1])
-        return bool(changes[at, closed] < -self.tiny) and self._exchange(closed, int(block[at]))
+        if len(self.limits) > 1:
+            losses[:, :-1][:, self.label[self.opened] != code] = np.inf
+        losses += gains[:, None]
+        losses[self._is_open[block]] = np.inf
+        at, closed = divmod(int(losses.argmin()), losses.shape[1])
+        return bool(losses[at, closed] < -self.tiny) and self._exchange(closed, int(block[at]))
 
     def _exchange(self, closed: int, candidate: int) -> bool:
         """Put a candidate in the place of another; undone where rounding errors were all that it gained."""
@@ -186,6 +194,7 @@ class OpenSet:
         value, cost = self.value, self.columns[candidate]
         lost = np.flatnonzero((self.nearest == closed) | (self.next_nearest == closed))
         self.opened[closed] = candidate
+        self._is_open[[before[0], candidate]] = False, True
         wins, follows = cost < self.first, cost < self.second
         self.second = np.where(wins, self.first, np.where(follows, cost, self.second))
         self.next_nearest = np.where(wins, self.nearest, np.where(follows, closed, self.next_nearest))
@@ -194,16 +203,20 @@ class OpenSet:
         if self.value < value:
             return True
         self.opened[closed], self.nearest, self.first, self.next_nearest, self.second = before
+        self._is_open[[before[0], candidate]] = True, False
+        self._grouped = None
         return False
 
     def disturb(self, rng: np.random.Generator, share: float) -> None:
         """Close a random share of the open candidates, two at least; greedy adding then fills the gaps differently."""
         number = min(len(self.opened), max(2, round(share * len(self.opened))))
         for position in sorted(rng.choice(len(self.opened), number, replace=False).tolist(), reverse=True):
-            self.left[self.label[self.opened.pop(position)]] += 1
+            closed = self.opened.pop(position)
+            self._is_open[closed] = False
+            self.left[self.label[closed]] += 1
         for _ in range(number // 2):
             free = np.flatnonzero(self.left[self.label] > 0)
-            free = free[~np.isin(free, self.opened)]
+            free = free[~self._is_open[free]]
             if len(free):
                 self._open(int(rng.choice(free)))
         self._rank()
