@@ -85,8 +85,9 @@ def clustered_points(size: int, seed: int = 0, *, axes: int = 2, clusters: int |
 
 def squared_distances(first: Floats, second: Floats) -> Floats:
     """``[n, m]`` between the rows of two matrices."""
-    squares = (first**2).sum(axis=1)[:, None] - 2 * first @ second.T + (second**2).sum(axis=1)[None, :]
-    return np.maximum(squares, 0.0, out=squares)
+    squares: Floats = (first**2).sum(axis=1)[:, None] - 2 * first @ second.T + (second**2).sum(axis=1)[None, :]
+    np.maximum(squares, 0.0, out=squares)
+    return squares
 
 
 def main() -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
+from solvers.benders import Benders
 from solvers.branch_and_cut import BranchAndCut
 from solvers.branch_and_price import BranchAndPrice
 from solvers.chromatic import Chromatic
 from solvers.column_generation import ColumnGeneration
-from solvers.cp_sat import CpSat
 from solvers.group import GroupProblem
 from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
@@ -24,7 +22,6 @@ from solvers.subset_dp import SubsetDP, linked_parts
 
 EXACT_GROUP_ITEMS = 14
 COLUMN_GENERATION_ITEMS = 200
-EXACT_MEDOID_ENTRIES = 20_000
 EXACT_WEIGHTED_ITEMS = 150
 SMALL_CLASS = 9
 
@@ -70,10 +67,8 @@ def _choose(problem: Problem) -> tuple[Solver, str]:
             return ColumnGeneration(), f"{linked} linked items of a set function, more than {EXACT_GROUP_ITEMS}"
         return LocalSearch(), f"{problem.size} items of a set function, more than {COLUMN_GENERATION_ITEMS}"
     if isinstance(problem, MedoidProblem):
-        entries = int(np.isfinite(problem.cost_matrix).sum())
-        if entries <= EXACT_MEDOID_ENTRIES:
-            return CpSat(), f"{entries} allowed pairs of item and candidate can be settled exactly"
-        return LocalSearch(), f"{entries} allowed pairs of item and candidate, more than {EXACT_MEDOID_ENTRIES}"
+        shape = f"{problem.size} items and {problem.candidates} candidates"
+        return Benders(), f"multipliers settle most medoid problems, branch and cut the rest: {shape}"
     assert isinstance(problem, PairwiseProblem)
     if problem.weightless:
         return Chromatic(), "no pair has a weight, so conflicts and the number of colors are all there is"

@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from solvers.certificates import Certificate, Clique, ItemShares, Multipliers
 from solvers.cliques import greedy_clique, maximum_clique
 from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
+from solvers.medoid_relaxation import DenseCosts, Relaxation
 from solvers.pair_lp import relaxation_bound
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
+from solvers.search import Search
 
 CLIQUE_NODES = 5_000
 """How far the search for a maximum clique goes for a bound worth a second."""
@@ -51,7 +52,7 @@ def strong_bound(problem: Problem, upper: float, seconds: float = math.inf) -> B
     ``seconds``: of the clock, where even fewer are left.
     """
     if isinstance(problem, MedoidProblem) and problem.size and problem.candidates:
-        iterations = int(np.clip(2e7 / problem.cost_matrix.size, 20, 300))
+        iterations = int(np.clip(1e9 / problem.cost_matrix.size, 60, 300))
         return lagrangian_bound(problem, upper, iterations)
     bound = quick_bound(problem)
     if isinstance(problem, PairwiseProblem) and problem.conflict.any():
@@ -66,47 +67,17 @@ def strong_bound(problem: Problem, upper: float, seconds: float = math.inf) -> B
 def lagrangian_bound(problem: MedoidProblem, upper: float, iterations: int = 200) -> Bound:
     """The Lagrangian bound of the p-median problem, its assignment constraints relaxed, by subgradient steps.
 
-    See ``certificates.Multipliers`` for the formula. The steps are Polyak's with deflection.
+    See ``certificates.Multipliers`` for the formula and ``medoid_relaxation`` for the steps.
     """
-    costs, penalties = problem.cost_matrix, problem.penalties()
-    ordered = np.partition(np.column_stack([costs, penalties]), min(1, problem.candidates), axis=1)
-    u = ordered[:, 0].copy()
-    if not np.isfinite(u).all():
-        return _row_minima(problem)
-    second = ordered[:, min(1, problem.candidates)]
-    u = np.where(np.isfinite(second), (u + second) / 2, u)
-    best, best_u, previous = -math.inf, u, np.zeros_like(u)
-    step, stalled = 1.5, 0
-    for _ in range(iterations):
-        reduced = np.minimum(costs - u[:, None], 0.0)
-        gains = reduced.sum(axis=0)
-        chosen = _most_negative(gains, problem)
-        out = np.minimum(penalties - u, 0.0)
-        value = float(u.sum() + gains[chosen].sum() + out.sum())
-        if value > best:
-            stalled = 0 if value > best + 1e-5 * abs(best) else stalled + 1
-            best, best_u = value, u
-        else:
-            stalled += 1
-        slope = 1.0 - (reduced[:, chosen] < 0).sum(axis=1) - (out < 0)
-        direction = slope + 0.3 * previous
-        previous = direction
-        length = float(direction @ direction)
-        target = upper if math.isfinite(upper) else best + 0.05 * abs(best) + problem.scale
-        if length == 0 or not slope.any() or step < 1e-4 or value >= upper:
-            break
-        if stalled >= 15:
-            step, stalled, u = step * 0.6, 0, best_u
-        u = u + step * max(target - value, 0.0) / length * direction
-    return Bound(best, Multipliers(tuple(best_u.tolist())))
-
-
-def _most_negative(gains: NDArray[np.float64], problem: MedoidProblem) -> NDArray[np.intp]:
-    chosen = []
-    for code, limit in enumerate(problem.limits):
-        members = np.flatnonzero((problem.label == code) & (gains < 0))
-        chosen.append(members[np.argsort(gains[members], kind="stable")[: int(limit)]])
-    return np.concatenate(chosen)
+    first = _row_minima(problem)
+    if not math.isfinite(first.value) or not problem.candidates:
+        return first
+    costs = DenseCosts.of(problem)
+    second = np.partition(costs.columns, min(1, problem.candidates - 1), axis=0)[min(1, problem.candidates - 1)]
+    relaxation = Relaxation(costs, (costs.low + np.minimum(second, costs.low + problem.scale)) / 2, upper)
+    relaxation.climb(Search(problem), iterations, lambda: upper)
+    best = relaxation.best
+    return Bound(best.value, Multipliers(tuple(best.u.tolist()))) if best.value > first.value else first
 
 
 def _row_minima(problem: MedoidProblem) -> Bound:

@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.medoid import MedoidProblem
 from solvers.problem import Problem
 from solvers.search import Search
 
@@ -77,6 +78,15 @@ class DenseCosts:
     def __init__(self, columns: Floats, cap: Floats, label: Labels, limits: Labels) -> None:
         self.columns, self.cap, self.label, self.limits = columns, cap, label, limits
         self.low = np.minimum(columns[limits[label] > 0].min(axis=0, initial=math.inf), cap)
+
+    @classmethod
+    def of(cls, problem: MedoidProblem) -> DenseCosts:
+        """A forbidden pair, or an item left out without a penalty, costs more than all allowed pairs can differ by."""
+        columns = np.vstack([problem.cost_matrix.T, problem.penalties()])
+        finite = np.isfinite(columns)
+        top, low = columns.max(axis=0, initial=0.0, where=finite), columns.min(axis=0, initial=0.0, where=finite)
+        columns[~finite] = 1.0 + 2.0 * float((top - low).sum() + np.abs(low).sum())
+        return cls(columns[:-1], columns[-1], problem.label, problem.limits)
 
     def below(self, reach: Floats, usable: Mask) -> Pairs:
         chosen = np.flatnonzero(usable)
