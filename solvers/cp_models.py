@@ -103,7 +103,11 @@ def medoid_model(problem: MedoidProblem, search: Search, columns: NDArray[np.boo
         members = [variable for b, variable in opened.items() if problem.label[b] == code]
         if len(members) > limit:
             model.add(cp_model.LinearExpr.sum(members) <= int(limit))
-    model.minimize(cp_model.LinearExpr.weighted_sum(terms, weights))
+    total = cp_model.LinearExpr.weighted_sum(terms, weights)
+    known = (search.bound - float(lowest.sum()) - float(error.sum())) * scaling.factor
+    if math.isfinite(known) and known > 1 and terms:
+        model.add(total >= math.floor(known * (1 - 1e-9)))
+    model.minimize(total)
 
     def decode(value: Values) -> Coloring:
         colors = []

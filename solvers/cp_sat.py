@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from solvers.bounds import strong_bound
 from solvers.cp_models import Built, group_model, medoid_model, pairwise_model
 from solvers.group import GroupProblem
+from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
@@ -62,7 +63,7 @@ class CpSat(Solver):
         return super().refusal(problem)
 
     def run(self, problem: Problem, search: Search) -> None:
-        if self.warm_start and search.best is None:
+        if self.warm_start and (search.best is None or isinstance(problem, MedoidProblem)):
             self.begin(problem).run(problem, search)
         if not search.closed():
             relaxed = self.relaxed or not isinstance(problem, PairwiseProblem)
@@ -75,7 +76,12 @@ class CpSat(Solver):
             self.optimize(built, search)
 
     def begin(self, problem: Problem) -> Solver:
-        """What finds the first incumbent: a descent is enough where all groups are in the model."""
+        """What finds the first incumbent, and for medoids the first bound too, which the model is then told.
+
+        A descent is enough where all groups are in the model.
+        """
+        if isinstance(problem, MedoidProblem):
+            return Lagrangian()
         complete = isinstance(problem, GroupProblem) and problem.size <= self.all_groups
         return LocalSearch(rounds=0) if complete else LocalSearch()
 
