@@ -189,48 +189,70 @@ def summary(rows: Sequence[Record]) -> tuple[int, float, float]:
 
 COLORS = ("#8c8c8c", "#d98c1f", "#3b7dd8", "#1b1b1b", "#2a9d5c")
 MARKERS = ("o", "s", "^", "D", "v")
+FLOOR = 0.002
+"""Efforts below this, in deterministic seconds, are drawn here."""
 
 
 def draw(records: Sequence[Record], limit: float, path: Path) -> None:
-    """The figure: for each family the effort to the proof by size, a line for each way."""
+    """The figure: for each family the effort to the proof by size, a line for each way, and what was not proven above.
+
+    A median over draws counts as proven when more than half of them are. Merging is left out where it changes nothing.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(r["family"] for r in records))
-    figure = Figure(figsize=(3.0 * len(names) + 0.4, 3.9), dpi=110)
+    figure = Figure(figsize=(2.9 * len(names) + 0.6, 4.3), dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for name, panel in zip(names, axes, strict=True):
         _draw_family([r for r in records if r["family"] == name], limit, panel)
         panel.set_title(FAMILIES[name].title, fontsize=10)
-    axes[0].set_ylabel("time to the proof (deterministic seconds)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=len(WAYS), frameon=False, fontsize=9)
-    figure.suptitle("CP-SAT with symmetry broken in different ways", x=0.02, ha="left", fontsize=12, weight="bold")
+    axes[0].set_ylabel("time to the proof\n(deterministic seconds)")
+    axes[0].text(0.04, 0.965, "no proof within the limit", transform=axes[0].transAxes, fontsize=8, va="top")
+    shown: dict[str, Any] = {}
+    for panel in axes:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            shown.setdefault(label, handle)
+    figure.legend(shown.values(), shown.keys(), loc="lower center", ncols=len(WAYS), frameon=False, fontsize=9)
+    title = "What CP-SAT is told of the symmetry of colors and of layers, and how long its proof takes"
+    figure.suptitle(title, x=0.02, ha="left", fontsize=12, weight="bold")
     figure.tight_layout(rect=(0, 0.07, 1, 0.98))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
 
 
 def _draw_family(records: Sequence[Record], limit: float, panel: Axes) -> None:
-    floor = 0.003
     sizes = sorted({r["layers"] for r in records})
+    rungs = dict(zip(WAYS, limit * 1.5 ** np.arange(len(WAYS), 0, -1), strict=True))  # above the limit, one a way
     for way, color, marker in zip(WAYS, COLORS, MARKERS, strict=True):
-        points = [summary([r for r in records if r["way"] == way and r["layers"] == size]) for size in sizes]
-        drawn = [sum(1 for r in records if r["way"] == way and r["layers"] == size) for size in sizes]
-        settled = [2 * proven > number for (proven, _, _), number in zip(points, drawn, strict=True)]
-        heights = [max(effort, floor) if ok else limit for (_, effort, _), ok in zip(points, settled, strict=True)]
-        panel.plot(sizes, heights, color=color, linewidth=1.4, label=way, marker=marker, markersize=5)
+        measured = [[r for r in records if r["way"] == way and r["layers"] == size] for size in sizes]
+        if way == list(WAYS)[-1] and all(_same_but_for_the_way(records, rows) for rows in measured):
+            continue
+        summaries = [summary(rows) for rows in measured]
+        settled = [2 * found[0] > len(rows) for found, rows in zip(summaries, measured, strict=True)]
+        heights = [max(found[1], FLOOR) if ok else math.nan for found, ok in zip(summaries, settled, strict=True)]
+        line = "-" if len({r["seed"] for r in records}) > 1 else "None"  # single graphs are no series
+        name = f"{way} broken" if way == "nothing" else way
+        panel.plot(sizes, heights, color=color, linestyle=line, label=name, marker=marker, markersize=5.5)
         open_sizes = [size for size, ok in zip(sizes, settled, strict=True) if not ok]
-        panel.plot(open_sizes, [limit] * len(open_sizes), marker, color=color, markerfacecolor="white", markersize=6)
-    panel.axhline(limit, color="#b03030", linewidth=0.8, linestyle=":")
-    panel.text(sizes[0], limit * 1.12, "no proof within the limit", fontsize=8, color="#b03030")
+        panel.plot(open_sizes, [rungs[way]] * len(open_sizes), marker, color=color, markerfacecolor="white")
+    panel.axhspan(limit * 1.1, limit * 20, color="#f6eaea", linewidth=0)
     panel.set_yscale("log")
-    panel.set_ylim(floor * 0.7, limit * 2)
+    panel.set_ylim(FLOOR * 0.7, limit * 20)
+    ticks = [tick for tick in (0.01, 0.1, 1.0, 10.0, 100.0) if tick <= limit]
+    panel.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    panel.set_yticks([], minor=True)
     panel.set_xticks(sizes)
     panel.set_xlabel("layers")
     panel.grid(axis="y", color="#e4e4e4", linewidth=0.6)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _same_but_for_the_way(records: Sequence[Record], rows: Sequence[Record]) -> bool:
+    """Whether each of the rows repeats the measurement of the way before."""
+    before = list(WAYS)[-2]
+    return all({**row, "way": before} in records for row in rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
