@@ -21,6 +21,7 @@ from solvers.palette import Decision, Palette, weightless_refusal
 from solvers.problem import Problem
 from solvers.search import Search
 from solvers.solver import Solver
+from solvers.symmetric_coloring import find_symmetric_coloring
 from solvers.tabucol import tabu_coloring
 
 CP_SAT = "CP-SAT's search, exhausted"
@@ -38,8 +39,8 @@ class Chromatic(Solver):
 
     In turns, each four times as long as the one before, on the kernel of the conflicts: TabuCol with one color less
     than known, bounds by independent sets and where these are few a cover by them, CP-SAT with as few colors as are
-    not excluded yet, and for a quarter of the time with one less than known. A turn is measured in moves, nodes and
-    CP-SAT's deterministic time, so that a seed gives one answer.
+    not excluded yet, then among symmetric colorings only, and for a quarter of the time with one less than known. A
+    turn is measured in moves, nodes and CP-SAT's deterministic time, so that a seed gives one answer.
 
     Attributes:
         workers: CP-SAT's threads. A deterministic run uses one whatever is asked for.
@@ -81,6 +82,9 @@ class Chromatic(Solver):
         def by_quick_cp_sat(conflict: NDArray[np.bool_], number: int) -> Decision:
             return decide_by_cp_sat(conflict, number, search, effort=longer * self.effort / 4, workers=self.workers)
 
+        def by_symmetry(conflict: NDArray[np.bool_], number: int) -> Decision:
+            return find_symmetric_coloring(conflict, number, search, effort=longer * self.effort, workers=self.workers)
+
         def by_covers(conflict: NDArray[np.bool_], number: int) -> Decision:
             sets = few_independent_sets(conflict, search)
             if sets is None:
@@ -95,6 +99,8 @@ class Chromatic(Solver):
             bound_by_independent_sets(palette, nodes=longer * BOUNDING_NODES)
             palette.descend(by_covers, "HiGHS's search over all maximal independent sets, exhausted")
             palette.ascend(by_cp_sat, CP_SAT)
+            if not palette.settled():
+                palette.attempt(palette.lower, by_symmetry, "")
             palette.descend(by_quick_cp_sat, CP_SAT)
             longer *= 4
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,12 +58,24 @@ def decide_by_cp_sat(
     Each clique of a cover of the conflicts has every color at most once, and exactly once where it has ``number``
     items, which is what refutes colorings of queen graphs.
     """
-    from ortools.sat.python import cp_model
 
     built = _build(conflict, number, search)
     if built is None or isinstance(built, Decision):
         return built or Decision()
     model, variables = built
+    value, impossible = ask(model, search, effort, workers)
+    if value is None:
+        return Decision(impossible=impossible)
+    chosen = [next(c for c, x in choices.items() if value(x)) for choices in variables]
+    return Decision(np.array(chosen, dtype=np.int64))
+
+
+def ask(
+    model: cp_model.CpModel, search: Search, effort: float, workers: int
+) -> tuple[Callable[[cp_model.IntVar], bool] | None, bool]:
+    """The values of a solution, if one is found, and whether there is none, by CP-SAT within the time left."""
+    from ortools.sat.python import cp_model
+
     solver = cp_model.CpSolver()
     solver.parameters.random_seed = search.seed % 2**31
     solver.parameters.num_workers = 1 if search.deterministic else workers
@@ -78,15 +90,12 @@ def decide_by_cp_sat(
     search.spend(spent * STEPS_PER_SECOND)
     if status == cp_model.MODEL_INVALID:
         raise RuntimeError(f"CP-SAT refuses the model: {model.validate()}")
-    if status == cp_model.INFEASIBLE:
-        return Decision(impossible=True)
-    if status == cp_model.UNKNOWN:
+    if status == cp_model.UNKNOWN and not search.deterministic:
         early = spent < 0.9 * effort and search.remaining() > max(0.2, 0.05 * search.time_limit)
-        if early and not search.deterministic:
+        if early:
             raise KeyboardInterrupt  # with time left, only Ctrl-C stops CP-SAT, which swallows the signal
-        return Decision()
-    chosen = [next(c for c, x in choices.items() if solver.boolean_value(x)) for choices in variables]
-    return Decision(np.array(chosen, dtype=np.int64))
+    found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+    return solver.boolean_value if found else None, status == cp_model.INFEASIBLE
 
 
 def _build(

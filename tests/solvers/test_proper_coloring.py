@@ -14,6 +14,7 @@ from solvers.dsatur import dsatur_order
 from solvers.dsatur_search import decide_by_dsatur
 from solvers.palette import Decision, Palette, split
 from solvers.search import Search
+from solvers.symmetric_coloring import find_symmetric_coloring, wide_symmetries
 from solvers.tabucol import tabu_coloring
 from tests.solvers.brute_force import optimum
 
@@ -199,6 +200,27 @@ def test_cp_sat_decides_and_says_nothing_when_cut_short():
     assert decide_by_cp_sat(conflict, 7, Search(search.problem, time_limit=0)) == Decision()
     hard = matrix(mycielski(7))
     assert decide_by_cp_sat(hard, 6, search, effort=1e-3) == Decision()
+
+
+def test_symmetric_colorings_are_found_where_the_graph_has_symmetries():
+    conflict = matrix(queens(7))
+    problem = PairwiseProblem(np.zeros(conflict.shape), conflict)
+    colors = find_symmetric_coloring(conflict, 7, Search(problem)).colors
+    assert not (conflict & np.equal.outer(colors, colors)).any()
+    assert len(set(colors.tolist())) == 7
+    images = [{(colors[i], colors[s[i]]) for i in range(49)} for s in wide_symmetries(conflict)]
+    assert any(len(image) == 7 for image in images)  # the symmetry takes each color to one color
+    assert find_symmetric_coloring(conflict, 6, Search(problem)) == Decision()
+
+
+@given(SMALL_GRAPHS)
+@settings(deadline=None)
+def test_wide_symmetries_keep_every_conflict_and_move_half_of_the_items(graph):
+    conflict = matrix(graph)
+    for symmetry in wide_symmetries(conflict):
+        moved = list(symmetry)
+        assert (conflict[np.ix_(moved, moved)] == conflict).all()
+        assert 2 * sum(i != image for i, image in enumerate(moved)) >= len(moved)
 
 
 def test_pairs_without_weights_are_given_to_the_solver_that_counts_colors():
