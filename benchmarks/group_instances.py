@@ -151,11 +151,11 @@ KINDS: dict[str, Callable[[int, Rng], GroupCost]] = {
 }
 
 
-def instance(number: int, largest: int = 15) -> tuple[str, GroupProblem]:
+def instance(number: int, largest: int = 15, smallest: int = 8) -> tuple[str, GroupProblem]:
     """Instance ``number`` and its kind; every fourth has a K that binds, every third incompatible pairs."""
     rng = np.random.default_rng([number, 7])
     kind = list(KINDS)[number % len(KINDS)]
-    size = int(rng.integers(min(8, largest), largest + 1))
+    size = int(rng.integers(min(smallest, largest), largest + 1))
     cost = KINDS[kind](size, rng)
     compatible = np.ones((size, size), dtype=bool)
     if number % 3 == 1:

@@ -25,21 +25,21 @@ from solvers.solver import Solver
 class ColumnGeneration(Solver):
     """A linear program over the classes priced so far, new classes by its duals, and CP-SAT over those that may matter.
 
-    A descent fills the pool. Then classes of negative reduced cost are sought: in the pool, by growing, shrinking
-    and swapping, at last by going through every class that ``item_lower_bound`` cannot rule out. If these are at most
+    A descent fills the pool. Then classes of negative reduced cost are sought: in the pool, by growing, shrinking and
+    swapping, at last by going through every class that ``item_lower_bound`` cannot rule out. If these are at most
     ``most_classes``, the program's value is a proven bound, and only classes whose reduced cost is within the gap can
-    be part of a better coloring: CP-SAT over them settles the problem. Otherwise it only recombines the pool, and
-    nothing is proven (Barnhart et al. 1998).
+    be part of a better coloring: CP-SAT over them settles the problem. Otherwise it only recombines the pool; local
+    search then fills it more for a second pass, and nothing is proven (Barnhart et al. 1998).
 
     Attributes:
-        rounds: of the local search that fills the pool, after its first descent.
+        rounds: of the local search between the two passes; None: as many as it makes by itself.
         most_classes: go through all classes that may matter where there are no more than this.
-        max_oracle_calls: classes priced for their duals beyond the start; None: 200 + 100 per item.
+        max_oracle_calls: classes priced for their duals in each pass; None: 200 + 50 per item.
         recombined: classes of least reduced cost that are recombined where nothing is proven.
         workers: threads of CP-SAT.
     """
 
-    rounds: int = 0
+    rounds: int | None = None
     most_classes: int = 100_000
     max_oracle_calls: int | None = None
     recombined: int = 3000
@@ -63,31 +63,40 @@ class ColumnGeneration(Solver):
 
     def run(self, problem: Problem, search: Search) -> None:
         assert isinstance(problem, GroupProblem)
-        LocalSearch(rounds=self.rounds).run(problem, search)
+        LocalSearch(rounds=0).run(problem, search)
         if search.cut_short or search.closed():
             return
-        pool = Pool(problem)
         if search.best is None:
-            nothing = Duals(np.zeros(problem.size), 0.0)
+            pool, nothing = Pool(problem), Duals(np.zeros(problem.size), 0.0)
             if self._go_through(pool, nothing, math.inf, search):
                 self._settle(problem, search, pool.groups, complete=True)
             return
-        duals, proven = self._relax(problem, pool, search)
+        settled = self._pass(problem, search)
+        if not settled and not search.expired():
+            LocalSearch(rounds=self.rounds).run(problem, search)
+            if not search.expired():
+                self._pass(problem, search)
+
+    def _pass(self, problem: GroupProblem, search: Search) -> bool:
+        """Relax and recombine; whether that settles the problem or ends the search."""
+        pool = Pool(problem)
+        duals, bounded = self._relax(problem, pool, search)
         if duals is None or search.closed() or search.expired():
-            return
-        if proven:
-            room = search.cost - search.bound + problem.size * _tiny(search)
-            proven = self._go_through(pool, duals, room, search)
+            return True
+        if not bounded:
+            value = math.fsum(duals.values.tolist()) + problem.limit * duals.base
+            search.note(f"the linear program over the {len(pool.groups)} classes priced comes to {value:.6g}, no bound")
+        room = search.cost - search.bound + problem.size * _tiny(search)
+        proven = bounded and self._go_through(pool, duals, room, search)
         if search.cut_short:
-            return
+            return True
         reduced = pool.reduced(duals)
         chosen = np.flatnonzero(reduced <= room) if proven else np.argsort(reduced, kind="stable")[: self.recombined]
         groups = {pool.groups[at] for at in chosen}
-        if not proven:
-            value = math.fsum(duals.values.tolist()) + problem.limit * duals.base
-            search.note(f"the linear program over the {len(pool.groups)} classes priced comes to {value:.6g}, no bound")
+        assert search.best is not None
         groups.update(members for members in search.best.classes() if math.isfinite(problem.class_cost(members)))
         self._settle(problem, search, sorted(groups), complete=proven)
+        return proven
 
     def _settle(self, problem: GroupProblem, search: Search, groups: list[Class], *, complete: bool) -> None:
         built = group_model(problem, search, complete=complete, among=groups)
@@ -99,7 +108,7 @@ class ColumnGeneration(Solver):
         master = Master(problem, abs(search.cost) / problem.size or problem.scale or 1.0)
         tiny = _tiny(search)
         inside = np.zeros(0, dtype=bool)
-        left = 200 + 100 * problem.size if self.max_oracle_calls is None else self.max_oracle_calls
+        left = 200 + 50 * problem.size if self.max_oracle_calls is None else self.max_oracle_calls
         duals = None
         while True:
             pool.refresh()
