@@ -19,6 +19,7 @@ from solvers.problem import Problem
 from solvers.search import Search
 from solvers.solver import Solver
 from solvers.subset_dp import SubsetDP, linked_parts
+from solvers.tabu import Tabu
 
 EXACT_GROUP_ITEMS = 14
 COLUMN_GENERATION_ITEMS = 200
@@ -76,4 +77,4 @@ def _choose(problem: Problem) -> tuple[Solver, str]:
         if problem.opening >= 0 and not (problem.weight < 0).any() and problem.size <= SMALL_CLASS * problem.limit:
             return BranchAndPrice(), f"no weight attracts, and classes are about {SMALL_CLASS} items or fewer"
         return BranchAndCut(), f"cutting planes often settle {problem.size} items with weights"
-    return LocalSearch(), f"{problem.size} items with weights, more than {EXACT_WEIGHTED_ITEMS}"
+    return Tabu(), f"{problem.size} items with weights, more than {EXACT_WEIGHTED_ITEMS}"

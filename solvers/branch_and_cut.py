@@ -18,6 +18,7 @@ from solvers.pairwise_search import Painting, search_pairs
 from solvers.problem import Problem
 from solvers.search import Search
 from solvers.solver import Solver
+from solvers.tabu import Tabu
 
 Floats = NDArray[np.float64]
 Fixing = tuple[int, int, bool]
@@ -90,6 +91,7 @@ class Tree:
         search = self.search
         if self.lp.pairs and not cut_root(self.lp, search, lambda E: offer_rounded(self.problem, E, search)):
             return
+        Tabu(rounds=0, steps=20 * self.problem.size).run(self.problem, search)
         self.fix_by_reduced_cost()
         heapq.heappush(self.open, (search.bound, next(self.ticks), ()))
         while self.open:

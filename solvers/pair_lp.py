@@ -192,10 +192,12 @@ class PairLP:
         most = max(200, 40 * self.size)
         search.spend(float(self.size) ** 3 / 4)
         cuts = triangles(E, self.attractive, most)
-        if len(cuts) < self.size or self.attractive.mean() < 0.1:
+        few = len(cuts) < self.size
+        if few or self.attractive.mean() < 0.1:
             cuts += self._count_cuts(E)
+        if few or len(cuts) < most / 2:
             search.spend(float(self.size) ** 3)
-            extra = stars(E, max(50, 3 * self.size))
+            extra = stars(E, max(50, 10 * self.size))
             if len(extra) < 10:
                 extra += odd_wheels(E, max(50, self.size))
             cuts += extra
