@@ -168,6 +168,10 @@ class UnfoldingSearch(Search):
             return Clique(tuple(classes[item][0] for item in certificate.items))
         return None
 
+    def closed(self) -> bool:
+        """Whether the first problem's gap is closed: the constant counts in a relative gap."""
+        return self.outer.closed()
+
     def spend(self, steps: float) -> None:
         super().spend(steps)
         self.outer.spend(steps)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from solvers import Coloring, CpSat, LocalSearch, MedoidProblem, PairwiseProblem, certify, solve
 from solvers.lagrangian import Lagrangian
-from solvers.merging import MergeTwins, merge_twins
+from solvers.merging import MergeTwins, UnfoldingSearch, merge_twins
+from solvers.search import Search
 from solvers.symmetric_cp_sat import SymmetricCpSat
 from solvers.testing import check_solver, medoid_problems, pairwise_problems
 
@@ -148,3 +149,21 @@ def test_auto_merges_what_may_be_merged():
 def test_auto_leaves_proper_colorings_to_their_own_solver():
     conflict = np.kron(1 - np.eye(3), np.ones((2, 2)))
     assert "merged" not in solve(PairwiseProblem(np.zeros((6, 6)), conflict, 1.0)).message
+
+
+def test_the_gap_is_closed_where_the_constant_is_all_but_the_cost():
+    """Twins that gain what the rest loses: a gap that is small beside either is large beside the sum."""
+    weight = np.full((4, 4), 1e6)
+    weight[0, 1] = weight[1, 0] = -2e6 + 1.0
+    weight[2, 3] = weight[3, 2] = -2e6 + 1.25
+    problem = PairwiseProblem(weight, K=1)
+    merged = merge_twins(problem)
+    outer = Search(problem)
+    inner = UnfoldingSearch(merged, outer)
+    inner.offer(Coloring([0, 0]))
+    assert outer.cost == problem.cost(Coloring([0, 0, 0, 0])) == 2.25
+    inner.prove(inner.cost - 1.0, proof="a bound")
+    assert not inner.closed()
+    inner.prove(inner.cost, proof="a better bound")
+    assert inner.closed()
+    assert outer.closed()
