@@ -14,8 +14,10 @@ from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
+from solvers.representative_model import representative_model
 from solvers.search import STEPS_PER_SECOND, Search
 from solvers.solver import Solver
+from solvers.tabu import Tabu
 
 if TYPE_CHECKING:
     from ortools.sat.python import cp_model
@@ -34,6 +36,7 @@ class CpSat(Solver):
         workers: threads. More than one race each other, so a deterministic run uses one whatever is asked for.
         warm_start: begin with local search where no start is given.
         all_groups: group problems: up to how many items every class is priced.
+        representatives: pairwise problems: name each class by its first item, not by a color.
         relaxed: pairwise problems: begin with a bound by cutting planes, which may leave nothing to search for.
     """
 
@@ -41,6 +44,7 @@ class CpSat(Solver):
     warm_start: bool = True
     all_groups: int = 12
     relaxed: bool = False
+    representatives: bool = False
 
     name: ClassVar[str] = "cp_sat"
     problems: ClassVar[tuple[type, ...]] = (MedoidProblem, PairwiseProblem, GroupProblem)
@@ -53,7 +57,8 @@ class CpSat(Solver):
 
     def refusal(self, problem: Problem) -> str:
         if isinstance(problem, PairwiseProblem):
-            clauses = problem.size * (problem.size - 1) // 2 * problem.limit
+            named = problem.size / 2 if self.representatives else problem.limit
+            clauses = int(problem.size * (problem.size - 1) / 2 * named)
         elif isinstance(problem, MedoidProblem):
             clauses = problem.cost_matrix.size
         else:
@@ -83,6 +88,8 @@ class CpSat(Solver):
         if isinstance(problem, MedoidProblem):
             return Lagrangian()
         complete = isinstance(problem, GroupProblem) and problem.size <= self.all_groups
+        if isinstance(problem, PairwiseProblem) and self.representatives:
+            return Tabu()
         return LocalSearch(rounds=0) if complete else LocalSearch()
 
     def build(self, problem: Problem, search: Search) -> Built | None:
@@ -90,7 +97,8 @@ class CpSat(Solver):
         if isinstance(problem, MedoidProblem):
             return medoid_model(problem, search)
         if isinstance(problem, PairwiseProblem):
-            return pairwise_model(problem, search)
+            make = representative_model if self.representatives else pairwise_model
+            return make(problem, search)
         assert isinstance(problem, GroupProblem)
         return group_model(problem, search, complete=problem.size <= self.all_groups)
 

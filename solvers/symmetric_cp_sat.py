@@ -52,6 +52,11 @@ class SymmetricCpSat(CpSat):
     problems: ClassVar[tuple[type, ...]] = (MedoidProblem, PairwiseProblem)
     largest_graph: ClassVar[int] = 2_000
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.representatives:
+            raise ValueError("symmetric_cp_sat orders colors, so representatives must be left False; use cp_sat")
+
     def refusal(self, problem: Problem) -> str:
         why = super().refusal(problem)
         if why:
