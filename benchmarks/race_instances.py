@@ -12,7 +12,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import group_instances
+from benchmarks import group_instances, medoid_instances, pairwise_instances
 from solvers import GroupProblem, PairwiseProblem, Problem
 from solvers.formats import read
 
@@ -20,6 +20,8 @@ FAMILIES = {
     "pmed": "p-median, OR-Library",
     "coloring": "graph coloring, DIMACS",
     "modularity": "modularity",
+    "medoid": "p-median, made",
+    "pairs": "clique partitioning, made",
     "graphs": "graph coloring, made",
     "groups": "set functions, made",
 }
@@ -49,6 +51,9 @@ def instances(data: Path | None) -> Iterator[Instance]:
             yield _stored(data / "dimacs", name, "coloring", best)
         for path in sorted((data / "modularity").glob("*.txt")):
             yield Instance(path.stem, "modularity", partial(read, path), KARATE if path.stem == "karate" else None)
+    yield from _medoids()
+    for name, make in pairwise_instances.INSTANCES.items():
+        yield Instance(f"{name}-club" if name == "karate" else name, "pairs", make, small=name == "gaussian-25-3")
     yield from _graphs()
     for number in range(12):
         yield Instance(f"group-{number}", "groups", partial(_group, number), small=number == 0)
@@ -70,6 +75,17 @@ def _found(folder: Path, name: str) -> Problem:
     if not files:
         raise FileNotFoundError(f"{folder} lists an instance {name!r} but has no file of it; restore it or its line")
     return read(files[0])
+
+
+def _medoids() -> Iterator[Instance]:
+    """Cost graphs like those of networks, points in a plane, and costs without any geometry."""
+    for size, K in ((28, 6), (112, 14), (256, 24), (512, 40), (1000, 80)):
+        yield Instance(
+            f"layers-{size}", "medoid", partial(medoid_instances.structured, size, K, seed=1), small=size == 28
+        )
+    for size, K in ((100, 10), (300, 20)):
+        yield Instance(f"plane-{size}", "medoid", partial(medoid_instances.unstructured, size, K, seed=1))
+        yield Instance(f"uniform-{size}", "medoid", partial(medoid_instances.uniform, size, K, seed=1))
 
 
 def _graphs() -> Iterator[Instance]:

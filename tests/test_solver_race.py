@@ -73,6 +73,13 @@ def test_bad_arguments_get_a_sentence(tmp_path: Path) -> None:
         main(["--report-only", *output])
 
 
+def test_every_made_instance_has_a_name_of_its_own_and_can_be_made() -> None:
+    made = list(instances(None))
+    assert len({each.name for each in made}) == len(made)
+    assert {each.family for each in made} == {each.family for each in made if each.small}
+    assert all(each.load().size for each in made if each.small)
+
+
 def test_an_instance_without_its_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "pmed").mkdir()
     (tmp_path / "pmed" / "optima.csv").write_text("instance,optimum\npmed1,5819\n")
