@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.group_instances import instance
 from solvers import GroupProblem, SubsetDP, find_solver, solve
 
-SOLVERS = ("local_search", "greedy", "runs", "spectral", "adjacent", "private", "one_color")
+SOLVERS = ("column_generation", "local_search", "greedy", "runs", "spectral", "adjacent", "private", "one_color")
 
 
 def measure(count: int, largest: int, solvers: Sequence[str] = SOLVERS) -> list[dict[str, Any]]:

@@ -175,7 +175,8 @@ class DualPrices(Certificate):
 
     Where no class S costs less than ``Σ_{ℓ∈S} π_ℓ + σ`` and no item's penalty less than its π, no coloring costs less
     than ``Σ π + K σ``. If some class costs less, by v at most, all π are lowered by v, after which none does. The check
-    walks through all compatible classes but those that ``item_lower_bound`` shows to cost enough, and prices them.
+    walks through all compatible classes but those that ``item_lower_bound`` or ``marginal_lower_bound`` shows to cost
+    enough, and prices them.
     """
 
     values: tuple[float, ...]
@@ -189,24 +190,33 @@ class DualPrices(Certificate):
             raise ValueError("dual prices must be finite, and that of a basis at most 0")
         if not problem.size:
             return 0.0
-        shares = problem.item_lower_bound
-        spare = [-math.inf] * problem.size if shares is None else (shares - np.array(self.values)).tolist()
-        worst = float(np.min(problem.penalties() - np.array(self.values), initial=0.0))
-        classes: list[tuple[tuple[int, ...], float]]
-        classes, looked = [((item,), spare[item] - self.base) for item in range(problem.size)], 0
+        prices = np.array(self.values, dtype=np.float64)
+        unknown, known = np.full(problem.size, -np.inf), problem.marginal_lower_bound is not None
+        spare = (unknown if problem.item_lower_bound is None else problem.item_lower_bound - prices).tolist()
+        added = (unknown if problem.marginal_lower_bound is None else problem.marginal_lower_bound - prices).tolist()
+        order = sorted(range(problem.size), key=lambda item: (added[item], spare[item]))
+        worst = float(np.min(problem.penalties() - prices, initial=0.0))
+        classes: list[tuple[tuple[int, ...], list[int], float, float]]
+        classes, looked = [((), order, -self.base, -math.inf)], 0
         while classes:
-            members, least = classes.pop()
-            looked += 1
-            if looked > self.most_classes:
-                raise ValueError(f"more than {self.most_classes:,} classes would have to be priced to check it")
-            if least < worst:
-                terms = [problem.class_cost(members), -self.base, *(-self.values[item] for item in members)]
-                worst = min(worst, math.fsum(terms))
-            others = [j for j in range(members[-1] + 1, problem.size) if problem.compatible[j, list(members)].all()]
-            for at, item in enumerate(others):
-                hope = least + spare[item]
-                if hope + sum(min(spare[j], 0.0) for j in others[at + 1 :]) < worst:
-                    classes.append(((*members, item), hope))
+            inside, ahead, share, before = classes.pop()
+            for at, item in enumerate(ahead):
+                looked += 1
+                if looked > self.most_classes:
+                    raise ValueError(f"more than {self.most_classes:,} classes would have to be priced to check it")
+                members, least = (*inside, item), max(share + spare[item], before + added[item] if known else -math.inf)
+                if least >= worst:
+                    exact = least
+                else:
+                    terms = [problem.class_cost(members), -self.base, *(-self.values[i] for i in members)]
+                    exact = math.fsum(terms)
+                    worst = min(worst, exact)
+                others = [j for j in ahead[at + 1 :] if problem.compatible[item, j]]
+                hope = share + spare[item] + sum(min(spare[j], 0.0) for j in others)
+                if known:
+                    hope = max(hope, exact + sum(min(added[j], 0.0) for j in others))
+                if others and hope < worst:
+                    classes.append((members, others, share + spare[item], exact))
         return math.fsum([*self.values, problem.limit * self.base, problem.size * worst])
 
 

@@ -26,7 +26,7 @@ class ColumnGeneration(Solver):
     """A linear program over the classes priced so far, new classes by its duals, and CP-SAT over those that may matter.
 
     A descent fills the pool. Then classes of negative reduced cost are sought: in the pool, by growing, shrinking and
-    swapping, at last by going through every class that ``item_lower_bound`` cannot rule out. If these are at most
+    swapping, at last by going through every class that the problem's bounds cannot rule out. If these are at most
     ``most_classes``, the program's value is a proven bound, and only classes whose reduced cost is within the gap can
     be part of a better coloring: CP-SAT over them settles the problem. Otherwise it only recombines the pool; local
     search then fills it more for a second pass, and nothing is proven (Barnhart et al. 1998).

@@ -25,7 +25,9 @@ class GroupProblem:
     ``priced`` shows the answers. ``compatible[i, j] = False`` says that no class with both i and j is allowed; such
     classes are priced inf without a call. ``K`` bounds the number of classes that own a basis. ``penalty[ℓ]`` is the
     cost of item ℓ left out of every basis (a class of its own that counts for no K). ``item_lower_bound[ℓ]``, where
-    known, is a share of every class's cost: ``group_cost(S) ≥ Σ_{ℓ∈S} item_lower_bound[ℓ]``.
+    known, is a share of every class's cost: ``group_cost(S) ≥ Σ_{ℓ∈S} item_lower_bound[ℓ]``. ``marginal_lower_bound``,
+    where known, is what each item adds at least to any class that it joins (0 where larger classes never cost less):
+    ``group_cost(S ∪ {ℓ}) ≥ group_cost(S) + marginal_lower_bound[ℓ]``; with it exact solvers need not price every class.
 
     >>> problem = GroupProblem(3, lambda items: 1.0 + 0.25 * len(items) ** 2)
     >>> problem.cost(Coloring([0, 0, 1])), problem.oracle_calls
@@ -41,6 +43,7 @@ class GroupProblem:
     K: int | None = None
     penalty: NDArray[np.float64] | None = None
     item_lower_bound: NDArray[np.float64] | None = None
+    marginal_lower_bound: NDArray[np.float64] | None = None
     _prices: dict[tuple[int, ...], float] = field(repr=False, default_factory=dict)
     _allowed: tuple[int, ...] = field(repr=False, default=())
 
@@ -53,6 +56,7 @@ class GroupProblem:
         K: int | None = None,
         penalty: ArrayLike | None = None,
         item_lower_bound: ArrayLike | None = None,
+        marginal_lower_bound: ArrayLike | None = None,
     ) -> None:
         if size < 0:
             raise ValueError(f"size must be 0 or more, got {size}")
@@ -70,7 +74,11 @@ class GroupProblem:
         object.__setattr__(self, "group_cost", group_cost)
         object.__setattr__(self, "compatible", pairs)
         object.__setattr__(self, "K", None if K is None else checked_limit(K, "GroupProblem"))
-        for name, values in (("penalty", penalty), ("item_lower_bound", item_lower_bound)):
+        for name, values in (
+            ("penalty", penalty),
+            ("item_lower_bound", item_lower_bound),
+            ("marginal_lower_bound", marginal_lower_bound),
+        ):
             array = None if values is None else checked_matrix(values, name, ndim=1)
             if array is not None and array.shape != (size,):
                 raise ValueError(f"{name} has {array.size} entries for {size} items; give one for each item")
@@ -155,6 +163,7 @@ class GroupProblem:
             K=self.K,
             penalty=None if self.penalty is None else self.penalty[order],
             item_lower_bound=None if self.item_lower_bound is None else self.item_lower_bound[order],
+            marginal_lower_bound=None if self.marginal_lower_bound is None else self.marginal_lower_bound[order],
         )
 
     def with_limit(self, K: int | None) -> GroupProblem:
@@ -166,4 +175,5 @@ class GroupProblem:
             K=K,
             penalty=self.penalty,
             item_lower_bound=self.item_lower_bound,
+            marginal_lower_bound=self.marginal_lower_bound,
         )

@@ -105,17 +105,20 @@ class Pool:
     def candidates(self, duals: Duals, threshold: float, most: int, search: Search) -> list[Class] | None:
         """Every allowed class whose reduced cost may be up to ``threshold``; None where that is more than ``most``.
 
-        The oracle is not asked: classes are left out only where ``item_lower_bound`` shows that they and all larger
-        ones cost more. Without it these are all allowed classes.
+        Classes are left out only where ``item_lower_bound`` or ``marginal_lower_bound`` shows that they and all larger
+        ones cost more. For the latter the oracle is asked; without either these are all allowed classes.
         """
         if self.listed is not None:
             return self.listed
-        size, shares = self.problem.size, self.problem.item_lower_bound
-        slack = [-math.inf] * size if shares is None else (shares - duals.values).tolist()
-        order = sorted(range(size), key=lambda item: slack[item])
-        follows = [
-            sum(1 << b for b in range(a + 1, size) if self.problem.compatible[order[a], order[b]]) for a in range(size)
-        ]
+        problem, size, values = self.problem, self.problem.size, duals.values
+        nothing = np.full(size, -np.inf)
+        share = nothing if problem.item_lower_bound is None else problem.item_lower_bound - values
+        added = nothing if problem.marginal_lower_bound is None else problem.marginal_lower_bound - values
+        priced = problem.marginal_lower_bound is not None
+        order = np.argsort(added if priced else share, kind="stable").tolist()
+        slack, growth = share[order].tolist(), added[order].tolist()
+        pairs = np.triu(problem.compatible[np.ix_(order, order)], 1)
+        follows = [sum(1 << int(b) for b in np.flatnonzero(row)) for row in pairs]
         found: list[Class] = []
         looked = 0
         stack: list[tuple[Class, int, float]] = [((), (1 << size) - 1, -duals.base)]
@@ -123,18 +126,27 @@ class Pool:
             chosen, ahead, least = stack.pop()
             for at in _places(ahead):
                 looked += 1
-                if looked > 20 * most or (looked % 4096 == 0 and search.expired(4e5)):
+                if looked > (most if priced else 20 * most) or (looked % 256 == 0 and search.expired(2e5)):
                     return None
-                grown, follow = least + slack[order[at]], ahead & follows[at]
-                if grown <= threshold:
-                    found.append(tuple(sorted((*chosen, order[at]))))
+                members, follow = tuple(sorted((*chosen, order[at]))), ahead & follows[at]
+                grown = exact = least + slack[at]
+                if priced:
+                    exact = self._value(members, duals)
+                if exact <= threshold:
+                    found.append(members)
                     if len(found) > most:
                         return None
-                if follow and grown + sum(min(slack[order[b]], 0.0) for b in _places(follow)) <= threshold:
+                larger = max(_least(grown, slack, follow), _least(exact, growth, follow) if priced else -math.inf)
+                if follow and larger <= threshold:
                     stack.append(((*chosen, order[at]), follow, grown))
-        if shares is None:
+        if problem.item_lower_bound is None and not priced:
             self.listed = found
         return found
+
+
+def _least(value: float, slack: list[float], follow: int) -> float:
+    """The least that a value comes to when any of the items that follow join."""
+    return value + sum(min(slack[at], 0.0) for at in _places(follow))
 
 
 def _places(mask: int) -> Iterator[int]:

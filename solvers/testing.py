@@ -198,8 +198,9 @@ def rate_distortion_problem(
         return min(shared, price * rows * columns) if len(items) == 1 else shared
 
     # a class's basis serves no member better than its own would, and each member pays for its own coefficients
-    shares = [min(price * rows * columns, float((tails(g) + price * ranks * rows).min())) for g in grams]
-    return GroupProblem(size, group_cost, item_lower_bound=np.array(shares, dtype=np.float64) * (1 - 1e-12))
+    added = np.array([float((tails(g) + price * ranks * rows).min()) for g in grams], dtype=np.float64) * (1 - 1e-12)
+    shares = np.minimum(added, price * rows * columns)
+    return GroupProblem(size, group_cost, item_lower_bound=shares, marginal_lower_bound=added)
 
 
 def check_solver(

@@ -70,6 +70,35 @@ def test_item_lower_bounds_spare_classes_that_cannot_matter():
     assert certify(problem, solution).sound
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_what_an_item_adds_at_least_settles_problems_too_large_to_price_every_class(seed):
+    problem = rate_distortion_problem(17, seed, price=0.1)
+    solution = solve(problem, "column_generation")
+    assert solution.status == "optimal"
+    assert solution.oracle_calls < 2**13
+    verdict = certify(problem, solution)
+    assert verdict.sound
+    assert verdict.bound == pytest.approx(solution.cost, rel=2e-2)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_marginals_that_hold_rule_nothing_out_that_matters(seed):
+    """Weights of what the items of a class cover, plus a price: no class costs less for having one item more."""
+    rng = np.random.default_rng(seed)
+    needs, weight = rng.random((9, 12)) < 0.4, rng.exponential(size=12)
+
+    def cost(items):
+        return 0.3 + float(weight @ needs[list(items)].any(axis=0)) * (1 + 0.1 * len(items))
+
+    K = 3 if seed % 2 else None
+    problem = GroupProblem(9, cost, K=K, marginal_lower_bound=np.zeros(9), penalty=[2.0] * 9 if seed % 3 else None)
+    solution = solve(problem, "column_generation")
+    assert solution.status == "optimal"
+    assert solution.cost == pytest.approx(solve(problem.with_limit(K), "subset_dp").cost)
+    assert certify(problem, solution).sound
+    assert certify(problem.permute(range(9)), solution).sound
+
+
 def test_where_classes_are_too_many_nothing_is_claimed():
     problem = GroupProblem(14, rate_distortion_problem(14, 0).class_cost)
     solution = solve(problem, ColumnGeneration(most_classes=500))
