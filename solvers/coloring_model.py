@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 CLIQUE_NODES = 2_000
 LARGEST_MODEL = 3_000_000
 """Beyond so many places in constraints no model is built."""
+LARGEST_QUESTION = 20_000_000
+"""Beyond so many pairs of a conflict and a color no cover of the conflicts is looked for."""
 
 
 def clique_cover(neighbours: Sequence[int], stop: Stop) -> list[tuple[int, ...]] | None:
@@ -107,6 +109,8 @@ def _build(
     clique = maximum_clique(conflict, search.counted(CLIQUE_NODES)).items
     if len(clique) > number:
         return Decision(impossible=True)
+    if number * int(conflict.sum()) > LARGEST_QUESTION:
+        return None
     neighbours = neighbour_sets(conflict)
     cover = clique_cover(neighbours, search.expired)
     if cover is None or number * sum(map(len, cover)) > LARGEST_MODEL:
