@@ -26,6 +26,8 @@ Outcome = Literal["optimal", "infeasible", "stopped"]
 SLICE = 2e7
 """Pivots go in slices of so many entries looked at, between which Ctrl-C and the clock are heard."""
 
+TRIANGLE = np.array([1.0, 1.0, -1.0])
+
 
 class PairLP:
     """One HiGHS model whose rows come and go. The dual simplex goes on from its last basis after every change.
@@ -98,6 +100,11 @@ class PairLP:
         self.dual = np.concatenate([self.dual, np.zeros(len(rows))])
 
     def _row(self, cut: Cut) -> tuple[NDArray[np.int64], Floats, float]:
+        if len(cut.left) == 1 and len(cut.right) == 2 and cut.kind == "two_partition":  # most rows are triangles
+            (j,), (i, k) = cut.left, cut.right
+            three = np.array([self.index[j, i], self.index[j, k], self.index[i, k]])
+            if three.min() >= 0:
+                return three, TRIANGLE, 1.0
         left, right = np.array(cut.left), np.array(cut.right)
         if cut.kind == "two_partition":
             sides = [self.index[np.ix_(side, side)][np.triu_indices(len(side), 1)] for side in (left, right)]
@@ -224,7 +231,8 @@ def cut_root(lp: PairLP, search: Search, improve: Callable[[Floats], None] | Non
     """
     history = list[float]()
     weight = np.where(lp.problem.conflict, lp.problem.scale, lp.problem.weight)
-    cuts = packed_triangles(weight, 2 * lp.pairs)
+    cuts = packed_triangles(weight, min(2 * lp.pairs, 20_000))
+    search.spend(20.0 * lp.size * len(cuts))
     for turn in itertools.count():
         outcome = lp.optimize(search)
         if outcome == "infeasible":
