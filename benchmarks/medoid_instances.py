@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from solvers import MedoidProblem, formats
+from solvers import MedoidProblem, SparseMedoidProblem, formats
 
 Floats = NDArray[np.float64]
 
@@ -81,6 +81,22 @@ def clustered_points(size: int, seed: int = 0, *, axes: int = 2, clusters: int |
     chosen = rng.choice(number, size, p=weight / weight.sum())
     points: Floats = centres[chosen] + spread[chosen, None] * rng.normal(size=(size, axes))
     return points
+
+
+def sparse(points: Floats, K: int, *, neighbours: int = 50, farther: float = 2.0) -> SparseMedoidProblem:
+    """Points that may each take one of their nearest ``neighbours``, itself among them, at the rounded distance.
+
+    An item left out pays ``farther`` times the distance of the last of them.
+    """
+    from scipy.spatial import KDTree
+
+    distances, nearest = KDTree(points).query(points, k=min(neighbours, len(points)))
+    costs = np.rint(1e6 * np.asarray(distances).reshape(len(points), -1))
+    starts = np.arange(len(points) + 1) * costs.shape[1]
+    penalty = np.rint(farther * costs[:, -1]) + 1
+    return SparseMedoidProblem(
+        starts, np.asarray(nearest).ravel(), costs.ravel(), candidates=len(points), K=K, penalty=penalty
+    )
 
 
 def squared_distances(first: Floats, second: Floats) -> Floats:

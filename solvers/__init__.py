@@ -51,6 +51,7 @@ from solvers.search import Search
 from solvers.solution import OPTIMALITY_GAP, Solution, relative_gap
 from solvers.solve import solve
 from solvers.solver import Solver
+from solvers.sparse_medoid import SparseMedoidProblem
 from solvers.spectral import Spectral
 from solvers.subset_dp import SubsetDP
 from solvers.symmetric_cp_sat import SymmetricCpSat
@@ -98,6 +99,7 @@ __all__ = [
     "Search",
     "Solution",
     "Solver",
+    "SparseMedoidProblem",
     "Spectral",
     "SubsetDP",
     "SymmetricCpSat",

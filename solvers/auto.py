@@ -11,6 +11,7 @@ from solvers.branch_and_price import BranchAndPrice
 from solvers.chromatic import Chromatic
 from solvers.column_generation import ColumnGeneration
 from solvers.group import GroupProblem
+from solvers.lagrangian import Lagrangian
 from solvers.local_search import LocalSearch
 from solvers.medoid import MedoidProblem
 from solvers.merging import Merged, MergeTwins, merge_twins, told
@@ -18,6 +19,7 @@ from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 from solvers.search import Search
 from solvers.solver import Solver
+from solvers.sparse_medoid import SparseMedoidProblem
 from solvers.subset_dp import SubsetDP, linked_parts
 from solvers.tabu import Tabu
 
@@ -32,7 +34,7 @@ class Auto(Solver):
     """Picks by the kind and size of the problem, and says what it picked."""
 
     name: ClassVar[str] = "auto"
-    problems: ClassVar[tuple[type, ...]] = (MedoidProblem, PairwiseProblem, GroupProblem)
+    problems: ClassVar[tuple[type, ...]] = (MedoidProblem, SparseMedoidProblem, PairwiseProblem, GroupProblem)
     exact: ClassVar[bool] = True
 
     def run(self, problem: Problem, search: Search) -> None:
@@ -67,6 +69,8 @@ def _choose(problem: Problem) -> tuple[Solver, str]:
         if problem.size <= COLUMN_GENERATION_ITEMS:
             return ColumnGeneration(), f"{linked} linked items of a set function, more than {EXACT_GROUP_ITEMS}"
         return LocalSearch(), f"{problem.size} items of a set function, more than {COLUMN_GENERATION_ITEMS}"
+    if isinstance(problem, SparseMedoidProblem):
+        return Lagrangian(), f"{len(problem.costs)} listed pairs of {problem.size} items: multipliers and swaps"
     if isinstance(problem, MedoidProblem):
         shape = f"{problem.size} items and {problem.candidates} candidates"
         return Benders(), f"multipliers settle most medoid problems, branch and cut the rest: {shape}"

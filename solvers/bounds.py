@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solvers.certificates import Certificate, Clique, ItemShares, Multipliers
 from solvers.cliques import greedy_clique, maximum_clique
@@ -17,6 +18,7 @@ from solvers.pair_lp import relaxation_bound
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 from solvers.search import Search
+from solvers.sparse_medoid import SparseMedoidProblem
 
 CLIQUE_NODES = 5_000
 """How far the search for a maximum clique goes for a bound worth a second."""
@@ -39,6 +41,8 @@ def quick_bound(problem: Problem) -> Bound:
         return Bound(0.0)
     if isinstance(problem, MedoidProblem):
         return _row_minima(problem)
+    if isinstance(problem, SparseMedoidProblem):
+        return _listed_minima(problem)
     if isinstance(problem, PairwiseProblem):
         return clique_bound(problem, greedy_clique(problem.conflict))
     if isinstance(problem, GroupProblem):
@@ -82,7 +86,16 @@ def lagrangian_bound(problem: MedoidProblem, upper: float, iterations: int = 200
 
 def _row_minima(problem: MedoidProblem) -> Bound:
     usable = problem.limits[problem.label] > 0
-    shares = np.minimum(problem.cost_matrix[:, usable].min(axis=1, initial=np.inf), problem.penalties())
+    return _minima(problem, problem.cost_matrix[:, usable].min(axis=1, initial=np.inf))
+
+
+def _listed_minima(problem: SparseMedoidProblem) -> Bound:
+    usable = problem.limits[problem.label] > 0
+    return _minima(problem, problem.nearest_two(usable)[1])
+
+
+def _minima(problem: MedoidProblem | SparseMedoidProblem, cheapest: NDArray[np.float64]) -> Bound:
+    shares = np.minimum(cheapest, problem.penalties())
     certificate = Multipliers(tuple(shares.tolist()))
     if np.isfinite(shares).all():
         return Bound(float(shares.sum()), certificate)

@@ -19,6 +19,7 @@ from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
+from solvers.sparse_medoid import SparseMedoidProblem
 
 
 class Certificate(ABC):
@@ -45,6 +46,8 @@ class Multipliers(Certificate):
     values: tuple[float, ...]
 
     def bound(self, problem: Problem) -> float:
+        if isinstance(problem, SparseMedoidProblem) and len(self.values) == problem.size:
+            return _sparse_lagrangian(problem, np.array(self.values, dtype=np.float64))
         if not isinstance(problem, MedoidProblem) or len(self.values) != problem.size:
             raise ValueError(f"{len(self.values)} multipliers do not fit {problem!r:.60}")
         usable = problem.limits[problem.label] > 0
@@ -56,12 +59,33 @@ class Multipliers(Certificate):
                 return math.inf
             raise ValueError(f"the multiplier of item {item} is {u[item]}, but the item has a basis or a penalty")
         terms = [*u.tolist(), *np.minimum(penalties - u, 0.0).tolist()]
-        gains = [math.fsum(np.minimum(column - u, 0.0).tolist()) for column in costs.T]
+        gains = [math.fsum((column[column < u] - u[column < u]).tolist()) for column in costs.T]
         labels = problem.label[usable]
         for code, limit in enumerate(problem.limits):
             ordered = sorted(gain for gain, label in zip(gains, labels, strict=True) if label == code)
             terms.extend(ordered[: int(limit)])
         return math.fsum(terms)
+
+
+def _sparse_lagrangian(problem: SparseMedoidProblem, u: NDArray[np.float64]) -> float:
+    """L(u) of a problem that lists its pairs."""
+    penalties, usable = problem.penalties(), problem.limits[problem.label[problem.candidate]] > 0
+    if np.isinf(u).any():
+        item = int(np.flatnonzero(np.isinf(u))[0])
+        listed = usable & (problem.item == item) & np.isfinite(problem.costs)
+        if u[item] > 0 and np.isinf(penalties[item]) and not listed.any():
+            return math.inf
+        raise ValueError(f"the multiplier of item {item} is {u[item]}, but the item has a basis or a penalty")
+    gains: dict[int, list[float]] = {}
+    reduced = problem.costs - u[problem.item]
+    near = np.flatnonzero(usable & (reduced < 0))
+    for candidate, value in zip(problem.candidate[near].tolist(), reduced[near].tolist(), strict=True):
+        gains.setdefault(candidate, []).append(value)
+    terms = [*u.tolist(), *np.minimum(penalties - u, 0.0).tolist()]
+    for code, limit in enumerate(problem.limits):
+        ordered = sorted(math.fsum(values) for candidate, values in gains.items() if problem.label[candidate] == code)
+        terms.extend(ordered[: int(limit)])
+    return math.fsum(terms)
 
 
 @dataclass(frozen=True)

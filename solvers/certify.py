@@ -21,6 +21,7 @@ from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem, round_up
 from solvers.solution import Solution
+from solvers.sparse_medoid import SparseMedoidProblem
 
 TOLERANCE = 1e-9
 """Two sums of the same costs may differ by so much of the largest cost for each item."""
@@ -97,7 +98,7 @@ def naive_cost(problem: Problem, coloring: Coloring, representatives: tuple[int,
     Medoid problems are priced at the representatives given, which must keep every limit.
     """
     classes = coloring.classes()
-    if isinstance(problem, MedoidProblem):
+    if isinstance(problem, MedoidProblem | SparseMedoidProblem):
         return _medoid_cost(problem, classes, representatives)
     if isinstance(problem, PairwiseProblem):
         if len(classes) > problem.limit:
@@ -112,7 +113,7 @@ def naive_cost(problem: Problem, coloring: Coloring, representatives: tuple[int,
 
 
 def _medoid_cost(
-    problem: MedoidProblem, classes: tuple[tuple[int, ...], ...], representatives: tuple[int, ...]
+    problem: MedoidProblem | SparseMedoidProblem, classes: tuple[tuple[int, ...], ...], representatives: tuple[int, ...]
 ) -> float:
     if len(representatives) != len(classes):
         return math.inf
@@ -121,8 +122,9 @@ def _medoid_cost(
         b < 0 and len(members) > 1 for members, b in zip(classes, representatives, strict=True)
     ):
         return math.inf
+    penalties = problem.penalties()
     return math.fsum(
-        float(problem.cost_matrix[item, b]) if b >= 0 else float(problem.penalties()[item])
+        problem.entry(item, b) if b >= 0 else float(penalties[item])
         for members, b in zip(classes, representatives, strict=True)
         for item in members
     )

@@ -10,11 +10,21 @@ import numpy as np
 
 from solvers.certificates import Multipliers
 from solvers.medoid import MedoidProblem
-from solvers.medoid_relaxation import DenseCosts, Floats, Indices, Point, Relaxation, cutoff_of
+from solvers.medoid_relaxation import (
+    DenseCosts,
+    Floats,
+    Indices,
+    Point,
+    Relaxation,
+    SparseCosts,
+    cutoff_of,
+)
 from solvers.medoid_search import OpenSet, search_medoids
 from solvers.problem import Problem
 from solvers.search import Search
 from solvers.solver import Solver
+from solvers.sparse_medoid import SparseMedoidProblem
+from solvers.sparse_medoid_search import SparseOpenSet
 
 
 @dataclass(frozen=True)
@@ -31,15 +41,18 @@ class Lagrangian(Solver):
     steps: int = 600
 
     name: ClassVar[str] = "lagrangian"
-    problems: ClassVar[tuple[type, ...]] = (MedoidProblem,)
+    problems: ClassVar[tuple[type, ...]] = (MedoidProblem, SparseMedoidProblem)
 
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise ValueError(f"steps must be 0 or more, got {self.steps}")
 
     def run(self, problem: Problem, search: Search) -> None:
-        assert isinstance(problem, MedoidProblem)
-        relax(problem, search, self.steps)
+        if isinstance(problem, SparseMedoidProblem):
+            relax_sparse(problem, search, self.steps)
+        else:
+            assert isinstance(problem, MedoidProblem)
+            relax(problem, search, self.steps)
 
 
 def relax(problem: MedoidProblem, search: Search, steps: int) -> tuple[Relaxation, OpenSet]:
@@ -73,7 +86,7 @@ def likely_candidates(relaxation: Relaxation, point: Point) -> Indices:
     return usable[np.argsort(point.rho[usable], kind="stable")[: 50 + 3 * len(point.chosen)]]
 
 
-def prove(problem: MedoidProblem, search: Search, relaxation: Relaxation) -> None:
+def prove(problem: MedoidProblem | SparseMedoidProblem, search: Search, relaxation: Relaxation) -> None:
     """Hand the bound to the search: what the multipliers show alone, and what fixed candidates add to it."""
     u = relaxation.best.u
     plain = Relaxation(relaxation.costs, u, relaxation.upper).best.value
@@ -100,3 +113,44 @@ def _between(state: OpenSet) -> Floats:
     """Multipliers to begin with: half way from each item's cost to that of its second choice."""
     between: Floats = (state.first + np.minimum(state.second, 2 * state.first + state.problem.scale)) / 2
     return between
+
+
+def relax_sparse(problem: SparseMedoidProblem, search: Search, steps: int) -> None:
+    """Multipliers first: on large problems what the relaxation opens is a better beginning than greedy adding.
+
+    Swaps, a few rounds of them now and then and as many as pay at the end, make a coloring of it.
+    """
+    state = SparseOpenSet(problem)
+    costs = SparseCosts(state.candidate, state.item, state.cost, state.out, problem.label, problem.limits)
+    rank = np.minimum(max(1, round(1.2 * problem.size / max(problem.limit, 1))), np.diff(problem.starts)) - 1
+    known = rank >= 0
+    u = state.out.copy()
+    u[known] = np.minimum(problem.costs[(problem.starts[:-1] + rank)[known]], u[known])
+    relaxation = Relaxation(costs, u, math.inf)
+    relaxation.climb(search, steps // 3, lambda: math.inf)
+    best = [math.inf]
+
+    def improve(point: Point) -> float:
+        for medoids in (point.chosen, np.argsort(-relaxation.share, kind="stable")[: len(point.chosen)]):
+            state.reopen(medoids.tolist())
+            state.add_greedily(search)
+            if state.value < best[0] * (1 + 0.02 * np.sign(best[0])):
+                state.swap_until_stuck(search, 3)
+            if state.value < best[0]:
+                best[0] = state.value
+                search.offer(problem.assign(state.opened.tolist()))
+        return min(relaxation.upper, search.cost)
+
+    relaxation.upper = improve(relaxation.best)
+    relaxation.climb(search, steps - steps // 3, lambda: cutoff_of(search.cost, problem), improve, size=0.5, every=80)
+    prove(problem, search, relaxation)
+    improve(relaxation.best)
+    if search.best is not None:
+        state.reopen([b for b in problem.representatives(search.best) if b >= 0])
+        state.add_greedily(search)
+    state.swap_until_stuck(search, least=1e-5)
+    search.offer(problem.assign(state.opened.tolist()))
+    if not search.closed() and math.isfinite(search.cost):
+        relaxation.upper = search.cost
+        relaxation.climb(search, steps // 3, lambda: cutoff_of(search.cost, problem), size=0.1)
+        prove(problem, search, relaxation)

@@ -56,7 +56,7 @@ class MedoidProblem:
         leave_out = None if penalty is None else checked_matrix(penalty, "penalty", ndim=1)
         if leave_out is not None and leave_out.shape != (size,):
             raise ValueError(f"penalty has {leave_out.size} entries for {size} items; give one for each item")
-        label, limits = _labels(K, group, candidates)
+        label, limits = candidate_labels(K, group, candidates)
         object.__setattr__(self, "cost_matrix", matrix)
         object.__setattr__(self, "K", dict(K) if isinstance(K, Mapping) else int(limits[0]))
         object.__setattr__(self, "penalty", leave_out)
@@ -88,6 +88,10 @@ class MedoidProblem:
     def penalties(self) -> NDArray[np.float64]:
         """``[L]``: the penalty of each item, inf where there is none."""
         return np.full(self.size, np.inf) if self.penalty is None else self.penalty
+
+    def entry(self, item: int, candidate: int) -> float:
+        """What an item pays for a candidate."""
+        return float(self.cost_matrix[item, candidate])
 
     def class_cost(self, items: Sequence[int]) -> float:
         return float(self.cost_matrix[list(items)].sum(axis=0).min(initial=np.inf))
@@ -143,7 +147,14 @@ class MedoidProblem:
         return MedoidProblem(self.cost_matrix, K, penalty=self.penalty, group=self.group)
 
 
-def _labels(K: int | Mapping[Any, int], group: Sequence[Hashable] | None, candidates: int) -> tuple[Ints, Ints]:
+def candidate_labels(
+    K: int | Mapping[Any, int], group: Sequence[Hashable] | None, candidates: int
+) -> tuple[Ints, Ints]:
+    """``[B]`` the code of each candidate's label, and ``[G]`` the limit of each code.
+
+    Raises:
+        ValueError: on limits and labels that do not fit together.
+    """
     if group is None:
         if isinstance(K, Mapping):
             raise ValueError("K is a mapping of labels to limits, but no `group` says which candidate has which label")

@@ -96,6 +96,23 @@ class DenseCosts:
         return Pairs.of(chosen[rows], items, columns[near])
 
 
+class SparseCosts:
+    """Costs listed pair by pair, ``candidate`` ascending; ``out[ℓ]`` is what item ℓ pays when nothing serves it."""
+
+    def __init__(
+        self, candidate: Indices, item: Indices, cost: Floats, out: Floats, label: Labels, limits: Labels
+    ) -> None:
+        self.candidate, self.item, self.cost, self.cap = candidate, item, cost, out
+        self.label, self.limits = label, limits
+        self.low = out.copy()
+        listed = limits[label[candidate]] > 0
+        np.minimum.at(self.low, item[listed], cost[listed])
+
+    def below(self, reach: Floats, usable: Mask) -> Pairs:
+        near = np.flatnonzero((self.cost < reach[self.item]) & usable[self.candidate])
+        return Pairs.of(self.candidate[near], self.item[near], self.cost[near])
+
+
 @dataclass(frozen=True)
 class Point:
     """The relaxation at one vector of multipliers.
@@ -171,6 +188,7 @@ class Relaxation:
         *,
         size: float = 1.5,
         patience: int = 15,
+        every: int = 20,
     ) -> None:
         """Subgradient steps after Polyak, deflected by the previous direction (Camerini, Fratta & Maffioli 1975).
 
@@ -181,6 +199,7 @@ class Relaxation:
             improve: called now and then with a point; makes a coloring of it and returns the best cost known.
             size: of the first step, as a share of Polyak's.
             patience: steps without a better bound before they become smaller.
+            every: after how many steps ``improve`` is called again.
         """
         point, previous, stalled = self.best, np.zeros_like(self.best.u), 0
         self._gather(point.u)
@@ -214,7 +233,7 @@ class Relaxation:
                 stalled += 1
             if stalled >= patience:
                 size, stalled, point = size * 0.7, 0, self.best
-            if improve is not None and step % 20 == 10:
+            if improve is not None and step % every == every // 2:
                 self.upper = improve(point)
                 self.fix(self.best, cutoff())
 

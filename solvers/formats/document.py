@@ -13,6 +13,7 @@ from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
+from solvers.sparse_medoid import SparseMedoidProblem
 
 VERSION = 1
 
@@ -32,10 +33,16 @@ def to_document(problem: Problem) -> Document:
             "cost": problem.cost_matrix,
             "penalty": problem.penalty,
         }
-        if isinstance(problem.K, Mapping):
-            fields |= {"K": [[label, limit] for label, limit in problem.K.items()], "group": list(problem.group or ())}
-        else:
-            fields["K"] = problem.K
+        fields |= _limits(problem)
+    elif isinstance(problem, SparseMedoidProblem):
+        fields = {
+            "kind": "sparse_medoid",
+            "candidates": problem.candidates,
+            "starts": problem.starts,
+            "candidate": problem.candidate,
+            "costs": problem.costs,
+            "penalty": problem.penalty,
+        } | _limits(problem)
     elif isinstance(problem, PairwiseProblem):
         fields = {
             "kind": "pairwise",
@@ -62,6 +69,12 @@ def to_document(problem: Problem) -> Document:
     return {"version": VERSION} | {name: value for name, value in fields.items() if value is not None}
 
 
+def _limits(problem: MedoidProblem | SparseMedoidProblem) -> Document:
+    if isinstance(problem.K, Mapping):
+        return {"K": [[label, limit] for label, limit in problem.K.items()], "group": list(problem.group or ())}
+    return {"K": problem.K}
+
+
 def from_document(document: Mapping[str, Any]) -> Problem:
     """The problem that ``to_document`` told. A class that a group document does not list is forbidden.
 
@@ -69,7 +82,12 @@ def from_document(document: Mapping[str, Any]) -> Problem:
         ValueError: naming the key, where something is missing, left over, or not what it should be.
     """
     kind = document.get("kind")
-    readers: dict[object, Callable[[_Fields], Problem]] = {"medoid": _medoid, "pairwise": _pairwise, "group": _group}
+    readers: dict[object, Callable[[_Fields], Problem]] = {
+        "medoid": _medoid,
+        "sparse_medoid": _sparse_medoid,
+        "pairwise": _pairwise,
+        "group": _group,
+    }
     if kind not in readers:
         raise ValueError(f"'kind' must be one of {', '.join(map(str, readers))}, got {kind!r:.60}")
     version = document.get("version")
@@ -145,17 +163,37 @@ def _medoid(fields: _Fields) -> MedoidProblem:
         cost = np.zeros((0, len(group) if group is not None else candidates if isinstance(candidates, int) else 0))
     elif candidates not in (None, cost.shape[1]):
         raise ValueError(f"'cost' has {cost.shape[1]} columns for {candidates!r:.40} candidates")
+    K, labels = _labelled(fields, group)
+    return MedoidProblem(cost, K, penalty=penalty, group=labels)
+
+
+def _sparse_medoid(fields: _Fields) -> SparseMedoidProblem:
+    starts, candidate, costs = fields.whole("starts"), fields.whole("candidate"), fields.array("costs", 1)
+    assert starts is not None
+    assert candidate is not None
+    assert costs is not None
+    candidates = fields.take("candidates")
+    candidates = candidates.item() if isinstance(candidates, np.generic | np.ndarray) else candidates
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 0:
+        raise ValueError(f"'candidates' must be a whole number, got {candidates!r:.40}")
+    penalty = fields.array("penalty", 1, False)
+    K, labels = _labelled(fields, fields.take("group", False))
+    return SparseMedoidProblem(starts, candidate, costs, candidates=candidates, K=K, penalty=penalty, group=labels)
+
+
+def _labelled(fields: _Fields, group: Any) -> tuple[Any, Any]:
+    """K, and the label of each candidate where K is a limit for each label."""
     if group is None:
         K = fields.limit()
         if K is None:
             raise ValueError("'K' is missing")
-        return MedoidProblem(cost, K, penalty=penalty)
+        return K, None
     limits = fields.take("K")
     if not isinstance(limits, list) or not all(isinstance(entry, list) and len(entry) == 2 for entry in limits):
         raise ValueError("'K' must list [label, limit] pairs where candidates have labels in 'group'")
     if not isinstance(group, list) or not all(isinstance(label, str | int) for label in group + [e[0] for e in limits]):
         raise ValueError("'group' must list a label for each candidate, a text or a whole number")
-    return MedoidProblem(cost, dict(limits), penalty=penalty, group=group)
+    return dict(limits), group
 
 
 def _pairwise(fields: _Fields) -> PairwiseProblem:

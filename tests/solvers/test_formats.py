@@ -147,7 +147,7 @@ def test_a_class_that_a_group_file_does_not_list_is_forbidden(tmp_path):
         ("a.json", '{"kind": "medoid",\n "cost": [[1, 2}', "line 2, column 16: this is no JSON"),
         ("a.json", '{"kind": "medoid", "version": 1, "cost": [[NaN]], "K": 1}', "NaN is not JSON"),
         ("a.json", "[1]", "a problem is a JSON object, not a list"),
-        ("a.json", '{"kind": "median"}', "'kind' must be one of medoid, pairwise, group, got 'median'"),
+        ("a.json", '{"kind": "median"}', "'kind' must be one of medoid, sparse_medoid, pairwise, group, got 'median'"),
         ("a.json", '{"kind": "medoid", "version": 2}', "'version' is 2"),
         ("a.json", '{"kind": "medoid", "version": 1, "K": 1}', "'cost' is missing"),
         ("a.json", '{"kind": "medoid", "version": 1, "cost": [[1, "x"]], "K": 1}', "'cost' must be a list of lists"),
