@@ -49,7 +49,7 @@ class Chromatic(Solver):
     """
 
     workers: int = 1
-    iterations: int = 10_000
+    iterations: int = 20_000
     effort: float = 2.0
 
     name: ClassVar[str] = "chromatic"
