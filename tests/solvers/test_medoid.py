@@ -147,5 +147,5 @@ def test_no_items_cost_nothing_and_no_candidates_leave_only_penalties():
 
 def test_costs_of_very_different_size_in_one_matrix_are_kept_apart():
     problem = MedoidProblem([[1e-12, 1e12], [2e-12, 1e-12], [1e12, 1e-12]], K=2)
-    for name in ("exhaustive", "cp_sat", "local_search", "greedy"):
+    for name in ("exhaustive", "cp_sat", "benders", "lagrangian", "local_search", "greedy"):
         assert solve(problem, name).cost == pytest.approx(3e-12)
