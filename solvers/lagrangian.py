@@ -26,6 +26,9 @@ from solvers.solver import Solver
 from solvers.sparse_medoid import SparseMedoidProblem
 from solvers.sparse_medoid_search import SparseOpenSet
 
+DISTURBANCES = 8
+"""Of a sparse problem's coloring at the end, each followed by swaps."""
+
 
 @dataclass(frozen=True)
 class Lagrangian(Solver):
@@ -150,6 +153,18 @@ def relax_sparse(problem: SparseMedoidProblem, search: Search, steps: int) -> No
         state.add_greedily(search)
     state.swap_until_stuck(search, least=1e-5)
     search.offer(problem.assign(state.opened.tolist()))
+    rng = np.random.default_rng(search.seed)
+    for _ in range(DISTURBANCES):  # close a tenth of them, fill up greedily, swap
+        if search.closed() or search.expired() or not state.is_open.any():
+            break
+        value, before = state.value, state.opened
+        state.reopen(before[rng.random(len(before)) < 0.9].tolist())
+        state.add_greedily(search)
+        state.swap_until_stuck(search, least=1e-5)
+        if state.value < value:
+            search.offer(problem.assign(state.opened.tolist()))
+        else:
+            state.reopen(before.tolist())
     if not search.closed() and math.isfinite(search.cost):
         relaxation.upper = search.cost
         relaxation.climb(search, steps // 3, lambda: cutoff_of(search.cost, problem), size=0.1)
