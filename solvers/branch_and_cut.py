@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from solvers.coloring import Coloring
 from solvers.pair_lp import PairLP, cut_root, rounded, target
+from solvers.pair_tree import Fixing, PairTree
 from solvers.pairwise import PairwiseProblem
 from solvers.pairwise_search import Painting, search_pairs
 from solvers.problem import Problem
@@ -21,8 +21,6 @@ from solvers.solver import Solver
 from solvers.tabu import Tabu
 
 Floats = NDArray[np.float64]
-Fixing = tuple[int, int, bool]
-"""Two items, and whether they share a color."""
 
 
 @dataclass(frozen=True)
@@ -75,17 +73,16 @@ def offer_rounded(problem: PairwiseProblem, E: Floats, search: Search) -> None:
     search.offer(Coloring(state.colors.tolist()))
 
 
-class Tree:
-    """Best bound first; a node is the pairs it fixes, with all that follows from them by transitivity."""
+class Tree(PairTree):
+    """A node is the pairs it fixes, with all that follows from them by transitivity."""
+
+    method: ClassVar[str] = "branch and cut"
 
     def __init__(self, problem: PairwiseProblem, search: Search, node_rounds: int) -> None:
-        self.problem, self.search, self.node_rounds = problem, search, node_rounds
+        super().__init__(search)
+        self.problem, self.node_rounds = problem, node_rounds
         self.lp = PairLP(problem, search.cost)
         self.low, self.high = self.lp.low.copy(), self.lp.high.copy()
-        self.open: list[tuple[float, int, tuple[Fixing, ...]]] = []
-        self.left = math.inf
-        self.nodes = 0
-        self.ticks = itertools.count()
 
     def run(self) -> None:
         search = self.search
@@ -93,25 +90,8 @@ class Tree:
             return
         Tabu(rounds=0, steps=20 * self.problem.size).run(self.problem, search)
         self.fix_by_reduced_cost()
-        heapq.heappush(self.open, (search.bound, next(self.ticks), ()))
-        while self.open:
-            bound, _, fixings = heapq.heappop(self.open)
-            self.report(bound)
-            if bound >= target(search):
-                self.left = min(self.left, bound)
-                break
-            self.nodes += 1
-            if not self.visit(bound, fixings):
-                heapq.heappush(self.open, (bound, next(self.ticks), fixings))
-                break
-        if not search.cut_short:
-            self.open = [node for node in self.open if node[0] < target(search)]
-            self.report(math.inf)
+        self.explore(search.bound)
         search.note(f"branch and cut: {self.nodes} nodes, {len(self.lp.cuts)} inequalities at the end")
-
-    def report(self, current: float) -> None:
-        bound = min(self.left, current, min((node[0] for node in self.open), default=math.inf), self.search.cost)
-        self.search.prove(rounded(bound, self.search), proof="branch and cut, its tree exhausted up to this bound")
 
     def fix_by_reduced_cost(self) -> None:
         """A pair whose reduced cost exceeds the gap keeps its value in every coloring better than the incumbent."""
@@ -125,7 +105,7 @@ class Tree:
     def visit(self, bound: float, fixings: tuple[Fixing, ...]) -> bool:
         """Bound the node and put its children in the heap; False when the time ran out before that."""
         lp, search = self.lp, self.search
-        box = self.close(fixings)
+        box = self.closure(fixings)
         if box is None:
             return True
         low, high = box
@@ -137,7 +117,7 @@ class Tree:
                 return True
             bound = max(bound, rounded(lp.lower_bound(), search))
             if bound >= target(search):
-                self.left = min(self.left, bound)
+                self.close(bound)
                 return True
             if outcome == "stopped":
                 return False
@@ -155,16 +135,16 @@ class Tree:
         if self.nodes % 10 == 1 or not cuts:
             offer_rounded(self.problem, E, search)
             if bound >= target(search):
-                self.left = min(self.left, bound)
+                self.close(bound)
                 return True
         free = low[: lp.pairs] < high[: lp.pairs]
         if not free.any():
-            self.left = min(self.left, max(bound, self.settle(low)))
+            self.close(max(bound, self.settle(low)))
             return True
         at = self.choose(free)
         i, j = (int(item) for item in lp.ends[at])
         for together in (True, False):
-            heapq.heappush(self.open, (bound, next(self.ticks), (*fixings, (i, j, together))))
+            self.push(bound, (*fixings, (i, j, together)))
         return True
 
     def choose(self, free: NDArray[np.bool_]) -> int:
@@ -181,7 +161,7 @@ class Tree:
         joined = E | E.T | np.eye(self.problem.size, dtype=bool)
         return self.search.offer(Coloring(joined.argmax(axis=1).tolist()))
 
-    def close(self, fixings: tuple[Fixing, ...]) -> tuple[Floats, Floats] | None:
+    def closure(self, fixings: tuple[Fixing, ...]) -> tuple[Floats, Floats] | None:
         """The columns' bounds once all that the fixings imply is fixed; None where they contradict one another."""
         lp, size = self.lp, self.problem.size
         apart = self.problem.conflict.copy()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from solvers.certificates import ClassPrices
 from solvers.coloring import Coloring
 from solvers.pair_lp import rounded, target
+from solvers.pair_tree import Fixing, PairTree
 from solvers.pairwise import PairwiseProblem
 from solvers.pairwise_search import Painting
 from solvers.pricing import cheapest_set, improved_sets, values_of
@@ -24,7 +23,6 @@ from solvers.tabu import Tabu
 
 Floats = NDArray[np.float64]
 Sets = NDArray[np.bool_]
-Fixing = tuple[int, int, bool]
 CHECKABLE = 20_000
 """Prices are a certificate where pricing looks at no more partial sets than that, so that a check takes seconds."""
 
@@ -75,9 +73,12 @@ class _Node:
     apart: NDArray[np.bool_]
 
 
-class _Tree:
+class _Tree(PairTree):
+    method: ClassVar[str] = "branch and price"
+
     def __init__(self, problem: PairwiseProblem, search: Search, smoothing: float) -> None:
-        self.problem, self.search, self.smoothing = problem, search, smoothing
+        super().__init__(search)
+        self.problem, self.smoothing = problem, smoothing
         self.size = problem.size
         total = float(np.triu(problem.weight).sum()) + problem.opening * self.size
         self.dear = min(search.cost, total)
@@ -87,32 +88,14 @@ class _Tree:
         self.columns: Sets = np.eye(self.size, dtype=bool)
         if search.best is not None:
             self.remember(np.array([np.isin(range(self.size), c) for c in search.best.classes()]))
-        self.open: list[tuple[float, int, tuple[Fixing, ...]]] = []
-        self.left, self.nodes, self.ticks = math.inf, 0, itertools.count()
 
     def remember(self, sets: Sets) -> None:
         self.columns = np.unique(np.concatenate([self.columns, sets]), axis=0)
 
     def run(self) -> None:
         search = self.search
-        heapq.heappush(self.open, (max(search.bound, 0.0), next(self.ticks), ()))
-        while self.open:
-            bound, _, fixings = heapq.heappop(self.open)
-            self.report(bound)
-            if bound >= target(search):
-                self.left = min(self.left, bound)
-                break
-            self.nodes += 1
-            if not self.visit(bound, fixings):
-                heapq.heappush(self.open, (bound, next(self.ticks), fixings))
-                break
-        if not search.cut_short:
-            self.report(math.inf)
+        self.explore(max(search.bound, 0.0))
         search.note(f"branch and price: {self.nodes} nodes, {len(self.columns)} classes")
-
-    def report(self, current: float) -> None:
-        bound = min(self.left, current, min((node[0] for node in self.open), default=math.inf), self.search.cost)
-        self.search.prove(rounded(bound, self.search), proof="branch and price, its tree exhausted up to this bound")
 
     def join(self, fixings: tuple[Fixing, ...]) -> _Node | None:
         """The problem under the fixings; None where they contradict one another."""
@@ -142,18 +125,18 @@ class _Tree:
             return False
         bound = generation.bound
         if bound >= target(self.search) or bound > 2 * self.dear + self.unit:
-            self.left = min(self.left, max(bound, self.search.cost) if bound > 2 * self.dear else bound)
+            self.close(max(bound, self.search.cost) if bound > 2 * self.dear else bound)
             return True
         self.round(generation)
         if bound >= target(self.search):
-            self.left = min(self.left, bound)
+            self.close(bound)
             return True
         pair = generation.pair_to_branch()
         if pair is None:  # nothing left to decide: all joined items conflict or every choice is whole
-            self.left = min(self.left, bound)
+            self.close(bound)
             return True
         for together in (True, False):
-            heapq.heappush(self.open, (bound, next(self.ticks), (*fixings, (*pair, together))))
+            self.push(bound, (*fixings, (*pair, together)))
         return True
 
     def round(self, generation: _Generation) -> None:
