@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +18,21 @@ from solvers.search import Search
 from solvers.solver import Solver
 
 ANY: tuple[type, ...] = (MedoidProblem, PairwiseProblem, GroupProblem)
+
+
+def in_order(kinds: Iterable[Hashable]) -> list[list[int]]:
+    """The items of each kind, in their order."""
+    queues: dict[Hashable, list[int]] = {}
+    for item, kind in enumerate(kinds):
+        queues.setdefault(kind, []).append(item)
+    return list(queues.values())
+
+
+def misfit(kinds: Sequence[Hashable] | None, problem: Problem) -> str:
+    """Why these kinds are not for this problem; empty where they are."""
+    if kinds is None or len(kinds) == problem.size:
+        return ""
+    return f"its kinds name {len(kinds)} items, but the problem has {problem.size}"
 
 
 @dataclass(frozen=True)
@@ -40,17 +55,12 @@ class Adjacent(Solver):
             raise ValueError(f"run_length must be 1 or more, got {self.run_length}")
 
     def refusal(self, problem: Problem) -> str:
-        why = super().refusal(problem)
-        if not why and self.kinds is not None and len(self.kinds) != problem.size:
-            return f"its kinds name {len(self.kinds)} items, but the problem has {problem.size}"
-        return why
+        return super().refusal(problem) or misfit(self.kinds, problem)
 
     def run(self, problem: Problem, search: Search) -> None:
-        queues: dict[Hashable, list[int]] = {}
-        for item, kind in enumerate(self.kinds or (None,) * problem.size):
-            queues.setdefault(kind, []).append(item)
-        length = self.run_length or self._length(problem, [len(q) for q in queues.values()])
-        runs = [queue[at : at + length] for queue in queues.values() for at in range(0, len(queue), length)]
+        queues = in_order(self.kinds or (None,) * problem.size)
+        length = self.run_length or self._length(problem, [len(queue) for queue in queues])
+        runs = [queue[at : at + length] for queue in queues for at in range(0, len(queue), length)]
         offer_repaired(problem, runs, search)
 
     def _length(self, problem: Problem, sizes: list[int]) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from solvers.coloring import Coloring
 from solvers.group import GroupProblem
+from solvers.habits import in_order, misfit
 from solvers.problem import Problem
 from solvers.search import Search
 from solvers.solver import Solver
@@ -44,20 +45,14 @@ class Runs(Solver):
             raise ValueError(f"longest must be 1 or more, got {self.longest}")
 
     def refusal(self, problem: Problem) -> str:
-        why = super().refusal(problem)
-        if not why and self.kinds is not None and len(self.kinds) != problem.size:
-            return f"its kinds name {len(self.kinds)} items, but the problem has {problem.size}"
-        return why
+        return super().refusal(problem) or misfit(self.kinds, problem)
 
     def run(self, problem: Problem, search: Search) -> None:
         assert isinstance(problem, GroupProblem)
         search.offer(Coloring(range(problem.size)))
         alike = [row.tobytes() for row in problem.compatible]
         for kinds in (self.kinds,) if self.kinds is not None else (alike, [0] * problem.size):
-            queues: dict[Hashable, list[int]] = {}
-            for item, kind in enumerate(kinds):
-                queues.setdefault(kind, []).append(item)
-            self._best_runs(problem, search, list(queues.values()))
+            self._best_runs(problem, search, in_order(kinds))
 
     def _best_runs(self, problem: GroupProblem, search: Search, queues: list[list[int]]) -> None:
         penalties = problem.penalties()
