@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/bench
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench race clean
 
 help:  ## What can be made
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -33,6 +33,10 @@ format: $(VENV)/.installed  ## Put the code in order
 
 bench: $(VENV)/.installed  ## The benchmarks, on real models and data below DATA
 	$(BIN)/python -m benchmarks.main_job --data $(DATA)
+
+race: $(VENV)/.installed  ## Solvers and their peers, on the instances below DATA/solver and made ones
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'
+	$(BIN)/python -m benchmarks.solver_race --data $(DATA)/solver
 
 clean:  ## Remove what was made
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
