@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.coloring_model import decide_by_cp_sat
+from solvers.crossing import cross_colorings
 from solvers.dsatur import dsatur
 from solvers.independent_sets import (
     decide_by_cover,
@@ -38,9 +39,10 @@ class Chromatic(Solver):
     """The fewest colors, until a clique or an exhausted search says that there are none.
 
     In turns, each four times as long as the one before, on the kernel of the conflicts: TabuCol with one color less
-    than known, bounds by independent sets and where these are few a cover by them, CP-SAT with as few colors as are
-    not excluded yet, then among symmetric colorings only, and for a quarter of the time with one less than known. A
-    turn is measured in moves, nodes and CP-SAT's deterministic time, so that a seed gives one answer.
+    than known, from the second turn on after crossing colorings for three times as many moves; bounds by independent
+    sets and where these are few a cover by them; CP-SAT with as few colors as are not excluded yet, for less time the
+    more numbers are left to exclude, then among symmetric colorings only, and for a quarter of the time with one less
+    than known. A turn is measured in moves, nodes and CP-SAT's deterministic time, so that a seed gives one answer.
 
     Attributes:
         workers: CP-SAT's threads. A deterministic run uses one whatever is asked for.
@@ -76,8 +78,13 @@ class Chromatic(Solver):
             moves = longer * min(self.iterations, 100 * len(conflict))
             return Decision(tabu_coloring(conflict, number, moves, rng, search))
 
+        def by_crossing(conflict: NDArray[np.bool_], number: int) -> Decision:
+            moves = 3 * longer * min(self.iterations, 100 * len(conflict))
+            return Decision(cross_colorings(conflict, number, moves, rng, search))
+
         def by_cp_sat(conflict: NDArray[np.bool_], number: int) -> Decision:
-            return decide_by_cp_sat(conflict, number, search, effort=longer * self.effort, workers=self.workers)
+            effort = longer * self.effort / (palette.upper - palette.lower)
+            return decide_by_cp_sat(conflict, number, search, effort=effort, workers=self.workers)
 
         def by_quick_cp_sat(conflict: NDArray[np.bool_], number: int) -> Decision:
             return decide_by_cp_sat(conflict, number, search, effort=longer * self.effort / 4, workers=self.workers)
@@ -95,6 +102,8 @@ class Chromatic(Solver):
             return decide_by_cover(sets, len(conflict), number, search, nodes=100 * longer)
 
         while not palette.settled() and not search.expired():
+            if longer > 1:
+                palette.descend(by_crossing, "")
             palette.descend(by_tabucol, "")
             bound_by_independent_sets(palette, nodes=longer * BOUNDING_NODES)
             palette.descend(by_covers, "HiGHS's search over all maximal independent sets, exhausted")

@@ -54,44 +54,73 @@ class TabuCol(Solver):
 def tabu_coloring(
     conflict: NDArray[np.bool_], number: int, iterations: int, rng: np.random.Generator, search: Search
 ) -> NDArray[np.int64] | None:
-    """A proper coloring ``[L]`` with ``number`` colors; None when the moves or the time ran out.
+    """A proper coloring ``[L]`` with ``number`` colors, from random ones; None when the moves or the time ran out."""
+    start = rng.integers(0, number, len(conflict))
+    colors, clashes = fewest_clashes(conflict.astype(np.int32), start, number, iterations, rng, search)
+    return colors if clashes == 0 else None
+
+
+def fewest_clashes(
+    rows: NDArray[np.int32],
+    start: NDArray[np.int64],
+    number: int,
+    iterations: int,
+    rng: np.random.Generator,
+    search: Search,
+) -> tuple[NDArray[np.int64], int]:
+    """The colors ``[L]`` with the fewest conflicts met on the way from ``start``, and how many these are.
 
     Each step takes the best move of an item in conflict to another color, ties at random. The way back is barred for
     0.6 · (items in conflict) + up to 9 steps (Galinier & Hao 1999), unless it leads below the fewest conflicts yet.
+
+    Args:
+        rows: ``[L, L]``, 1 for a conflict and else 0.
     """
-    size = len(conflict)
-    rows = conflict.astype(np.int32)
-    colors = rng.integers(0, number, size)
-    clashes = np.stack([rows[:, colors == c].sum(axis=1) for c in range(number)], axis=1)  # [L, number]
+    size = len(rows)
+    never = 4 * size + 4
+    colors = start.copy()
+    clashes = np.stack([rows[:, colors == c].sum(axis=1, dtype=np.int32) for c in range(number)], axis=1)  # [L, number]
     flat = clashes.reshape(-1)
     own = np.arange(size) * number + colors  # where an item's own color stands in ``flat``
     barred = np.zeros((size, number), dtype=np.int64)
+    barred.reshape(-1)[own] = forever = iterations + 1
     total = int(flat[own].sum()) // 2
-    fewest = total
-    never = 4 * size + 4
+    best, fewest = colors.copy(), total
+    draws: list[float] = []
     for step in range(1, iterations + 1):
         if total == 0:
-            return colors
-        if step % ASK_EVERY == 0 and search.expired(ASK_EVERY * 2e3):
-            return None
-        current = flat[own]
+            break
+        if not draws:
+            if search.expired(ASK_EVERY * 2e3):
+                break
+            draws = rng.random(ASK_EVERY).tolist()
+        draw = draws.pop()
+        current = flat.take(own)
         active = current.nonzero()[0]
-        change = clashes[active] - current[active, None]
-        change[np.arange(len(active)), colors[active]] = never
-        free = np.where((barred[active] > step) & (change + total >= fewest), never, change).reshape(-1)
-        least = int(free.min())
-        if least == never:
-            continue
-        ties = (free == least).nonzero()[0]
-        draw = int(rng.integers(len(ties) * 10))
-        at, color = divmod(int(ties[draw // 10]), number)
+        change = clashes.take(active, axis=0)
+        change -= current.take(active)[:, None]
+        moves = change.reshape(-1)
+        least = int(moves[moves.argmin()])
+        if total + least >= fewest:
+            np.putmask(change, barred.take(active, axis=0) > step, never)
+            least = int(moves[moves.argmin()])
+            if least == never:
+                continue
+        ties = (moves == least).nonzero()[0]
+        draw *= len(ties)
+        chosen = int(draw)
+        at, color = divmod(int(ties[chosen]), number)
         item = int(active[at])
         old = int(colors[item])
-        clashes[:, old] -= rows[item]
-        clashes[:, color] += rows[item]
+        row = rows[item]
+        clashes[:, old] -= row
+        clashes[:, color] += row
         colors[item] = color
         own[item] += color - old
-        barred[item, old] = step + int(0.6 * len(active)) + draw % 10
+        barred[item, old] = step + int(0.6 * len(active)) + int(10 * (draw - chosen))
+        barred[item, color] = forever
         total += least
-        fewest = min(fewest, total)
-    return colors if total == 0 else None
+        if total < fewest:
+            fewest = total
+            best[:] = colors
+    return best, fewest

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from solvers import Chromatic, Coloring, DsaturSearch, PairwiseProblem, TabuCol, solve
 from solvers.cliques import neighbour_sets
 from solvers.coloring_model import clique_cover, decide_by_cp_sat
+from solvers.crossing import alike, cross, cross_colorings
 from solvers.dsatur import dsatur_order
 from solvers.dsatur_search import decide_by_dsatur
 from solvers.palette import Decision, Palette, split
 from solvers.search import Search
 from solvers.symmetric_coloring import find_symmetric_coloring, wide_symmetries
-from solvers.tabucol import tabu_coloring
+from solvers.tabucol import fewest_clashes, tabu_coloring
 from tests.solvers.brute_force import optimum
 
 EXACT = ["dsatur", "chromatic"]
@@ -131,11 +132,51 @@ def test_tabu_colorings_are_proper_and_have_no_more_colors_than_asked(size, dens
         assert colors.max() < number
 
 
+@given(st.integers(1, 30), st.floats(0.05, 0.9), st.integers(0, 1000), st.integers(1, 8))
+@settings(deadline=None, max_examples=40)
+def test_the_fewest_clashes_are_those_of_the_colors_returned_and_no_more_than_at_the_start(size, density, seed, number):
+    conflict = matrix(nx.gnp_random_graph(size, density, seed=seed))
+    search = Search(PairwiseProblem(np.zeros((size, size)), conflict))
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, number, size)
+    before = start.copy()
+    colors, clashes = fewest_clashes(conflict.astype(np.int32), start, number, 100, rng, search)
+
+    def count(colors):
+        return int((conflict & np.equal.outer(colors, colors)).sum()) // 2
+
+    assert (start == before).all()
+    assert clashes == count(colors) <= count(start)
+
+
+def hidden(classes, density, seed=0):
+    classes = np.asarray(classes)
+    rng = np.random.default_rng(seed)
+    conflict = np.triu((rng.random((len(classes),) * 2) < density) & (classes[:, None] != classes[None, :]), 1)
+    return conflict | conflict.T
+
+
+def test_a_child_takes_the_largest_classes_of_both_in_turn():
+    first = np.array([0, 0, 0, 0, 1, 1, 2, 2])
+    second = np.array([0, 1, 2, 0, 1, 1, 1, 2])
+    child = cross(first, second, 3, np.random.default_rng(0))
+    assert Coloring(child.tolist()) == Coloring([0, 0, 0, 0, 1, 1, 1, 2])
+    assert alike(first, (first + 1) % 3, 3)
+    assert not alike(first, second, 3)
+    assert not alike(np.array([0, 0, 1]), np.array([0, 0, 0]), 2)
+
+
+def test_crossing_finds_a_hidden_coloring_and_stops_when_it_has_made_its_moves():
+    conflict = hidden(np.repeat(np.arange(8), 12), 0.7)
+    search = Search(PairwiseProblem(np.zeros(conflict.shape), conflict))
+    colors = cross_colorings(conflict, 8, 200_000, np.random.default_rng(0), search)
+    assert not (conflict & np.equal.outer(colors, colors)).any()
+    assert len(set(colors.tolist())) <= 8
+    assert cross_colorings(matrix(mycielski(5)), 4, 10_000, np.random.default_rng(0), search) is None
+
+
 def test_tabucol_finds_a_hidden_coloring():
-    rng = np.random.default_rng(0)
-    classes = np.repeat(np.arange(8), 12)
-    conflict = np.triu((rng.random((96, 96)) < 0.7) & (classes[:, None] != classes[None, :]), 1)
-    conflict |= conflict.T
+    conflict = hidden(np.repeat(np.arange(8), 12), 0.7)
     solution = solve(PairwiseProblem(np.zeros((96, 96)), conflict, opening=1), TabuCol(iterations=20_000))
     assert solution.cost <= 8
 
