@@ -142,7 +142,7 @@ class PlainCpSat(Solver):
             search.prove(math.inf, proof="CP-SAT's search, exhausted")
         elif math.isfinite(solver.best_objective_bound):
             search.prove(solver.best_objective_bound / scaling.factor - error, proof="CP-SAT's own bound")
-        search.expired()
+        search.cut_short = search.expired() or status == cp_model.UNKNOWN
 
 
 def _medoid_choices(model: cp_model.CpModel, problem: MedoidProblem) -> tuple[list[Choices], Scaling, float]:
