@@ -103,7 +103,8 @@ def _by_instance(runs: Sequence[Run], best: Mapping[str, float]) -> str:
 def _result(run: Run, best: float) -> tuple[str, str]:
     seconds = f"{run.seconds:.2f}"
     if not math.isfinite(run.cost):
-        return ("infeasible, proven" if run.proven else run.status), seconds
+        failed = run.status if run.status in ("crashed", "killed") else "nothing found"
+        return ("infeasible, proven" if run.proven else failed), seconds
     above = primal_gap(run.cost, best)
     found = "best" if above <= 1e-9 else f"+{_percent(above)}"
     if run.proven:
