@@ -27,6 +27,7 @@ NEAR = 1e-3
 """A cost within this fraction of the best known counts as found in the figure's second column."""
 
 Key = TypeVar("Key")
+Line = tuple[list[float], list[float]]
 Case = tuple[str, int, float]
 """Instance, seed and limit: what the solvers of one comparison have in common."""
 
@@ -141,7 +142,8 @@ def write_figure(runs: Sequence[Run], instances: Sequence[Instance], path: Path)
     best = best_costs(runs, instances)
     family = {each.name: each.family for each in instances}
     rows = [name for name in FAMILIES if any(family.get(run.instance) == name for run in runs)]
-    figure = Figure(figsize=(11, 0.9 + 2.7 * len(rows)), facecolor="white", layout="constrained")
+    colors = solver_colors(run.solver for run in runs)
+    figure = Figure(figsize=(11, 1.1 + 2.3 * len(rows)), facecolor="white", layout="constrained")
     axes = figure.subplots(len(rows), 2, squeeze=False, sharey=True)
     for row, name in enumerate(rows):
         own = [run for run in runs if family.get(run.instance) == name]
@@ -149,30 +151,38 @@ def write_figure(runs: Sequence[Run], instances: Sequence[Instance], path: Path)
             (("proof", "optimum found and proven"), ("near", f"cost within {NEAR:.1%} of the best known"))
         ):
             lines, cases = profiles(own, best, measure)
-            _draw(axes[row, column], lines, f"{FAMILIES[name]} ({cases}): {title}")
+            _draw(axes[row, column], lines, colors, f"{FAMILIES[name]} ({cases}): {title}")
         axes[row, 0].set_ylabel("share of instances")
+    figure.suptitle("Drawn through: solvers of this package. Dashed: peers. Higher and further left is better")
     for column in range(2):
         axes[-1, column].set_xlabel("within this many times the quickest solver's time")
     form = path.suffix.removeprefix(".")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=110))
 
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8c564b", "#7f7f7f")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c564b", "#7f7f7f", "#bcbd22", "#5b3a8c")
+MOST_LINES = 8
 
 
-def _draw(axes, lines: Mapping[str, tuple[list[float], list[float]]], title: str) -> None:  # type: ignore[no-untyped-def]
+def solver_colors(names: Iterable[str]) -> dict[str, str]:
+    """A color for each solver, the same in every panel: black for what is taken when nobody says."""
+    others = sorted(set(names) - {"auto"}, key=lambda name: (name in PEER_NAMES, name))
+    return {"auto": "#000000"} | {name: COLORS[at % len(COLORS)] for at, name in enumerate(others)}
+
+
+def _draw(axes, lines: Mapping[str, Line], colors: Mapping[str, str], title: str) -> None:  # type: ignore[no-untyped-def]
     """Steps, ours drawn through and peers dashed, named at their right end in the order of what they reach."""
     top = max([ratio for ratios, _ in lines.values() for ratio in ratios] + [10.0])
     reached = {solver: (shares[-1] if shares else 0.0) for solver, (_, shares) in lines.items()}
-    shown = [solver for solver in sorted(lines, key=lambda s: -reached[s]) if reached[solver] > 0][: len(COLORS)]
+    shown = [solver for solver in sorted(lines, key=lambda s: -reached[s]) if reached[solver] > 0][:MOST_LINES]
     places: list[float] = []
-    for at, solver in enumerate(shown):
+    for solver in shown:
         ratios, shares = lines[solver]
         style = "--" if solver in PEER_NAMES else "-"
-        axes.step([1.0, *ratios, top], [0.0, *shares, shares[-1]], where="post", linestyle=style, color=COLORS[at])
+        axes.step([1.0, *ratios, top], [0.0, *shares, shares[-1]], where="post", linestyle=style, color=colors[solver])
         place = reached[solver] if not places else min(reached[solver], places[-1] - 0.085)
         places.append(place)
-        axes.text(top * 1.15, place, solver, color=COLORS[at], fontsize=8, va="center")
+        axes.text(top * 1.15, place, solver, color=colors[solver], fontsize=8, va="center")
     axes.set_xscale("log")
     axes.set_xlim(1.0, top)
     axes.set_ylim(0, 1.02)
