@@ -27,6 +27,20 @@ FAMILIES = {
 }
 """Families of instances and their titles, in the order of the report."""
 
+MEDOID = ("auto", "greedy", "kmedoids", "highs_milp", "plain_cp_sat")
+PAIRWISE = ("auto", "tabu", "greedy", "spectral", "plain_cp_sat", "sklearn_spectral")
+SIMPLE = ("auto", "local_search", "greedy", "spectral", "adjacent")
+RACERS = {
+    "pmed": MEDOID,
+    "coloring": ("auto", "plain_cp_sat", "networkx_greedy"),
+    "modularity": PAIRWISE,
+    "medoid": MEDOID,
+    "pairs": PAIRWISE,
+    "graphs": (*SIMPLE, "plain_cp_sat", "networkx_greedy"),
+    "groups": (*SIMPLE, "runs"),
+}
+"""Who races on a family unless others are named: what is taken when nobody says, the habits, and the peers."""
+
 KARATE = -5714.0
 """Modularity of Zachary's karate club, unnormalised (Brandes et al. 2008), as a cost."""
 

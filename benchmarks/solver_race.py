@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from benchmarks.race_instances import FAMILIES, Instance, instances
+from benchmarks.race_instances import FAMILIES, RACERS, Instance, instances
 from benchmarks.race_report import markdown, write_figure
 from benchmarks.solver_peers import PEERS
 from solvers import Solver, solver_names
@@ -54,12 +54,12 @@ def racers() -> dict[str, Solver]:
 def tasks(
     chosen: Sequence[Instance], names: Sequence[str], seeds: Sequence[int], limits: Sequence[float]
 ) -> list[Task]:
-    """Every run there is to make: each solver on the instances that it supports."""
+    """Every run there is to make: each solver (those of the family where none is named) on what it supports."""
     made = racers()
     found = []
     for instance in chosen:
         problem = instance.load()
-        for name in names:
+        for name in names or RACERS[instance.family]:
             solver = made[name]
             if solver.supports(problem):
                 found += [Task(instance.name, name, seed, limit) for limit in limits for seed in seeds]
@@ -176,15 +176,15 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--family", nargs="+", choices=FAMILIES, default=list(FAMILIES), help="families of instances")
     made.add_argument("--instance", nargs="+", default=[], help="instances by name, instead of families")
     made.add_argument(
-        "--solver", nargs="+", choices=sorted(racers()), default=sorted(racers()), help="solvers and peers"
+        "--solver", nargs="+", choices=sorted(racers()), default=[], help="solvers and peers, instead of a family's own"
     )
     made.add_argument("--seed", nargs="+", type=int, default=[0], metavar="SEED")
-    made.add_argument("--time-limit", nargs="+", type=float, default=[60.0], metavar="SECONDS")
+    made.add_argument("--time-limit", nargs="+", type=float, default=[10.0], metavar="SECONDS")
     made.add_argument("--workers", type=int, default=1, help="runs at a time (default: 1, for quiet clocks)")
     made.add_argument(
         "--small", action="store_true", help="the smallest instances of each made family, as a smoke test"
     )
-    made.add_argument("-o", "--output", type=Path, default=Path("benchmarks/results/solver_race.jsonl"))
+    made.add_argument("-o", "--output", type=Path, default=Path("build/solver_race.jsonl"))
     made.add_argument("--report-only", action="store_true", help="make no run, only tables and the figure")
     return made
 

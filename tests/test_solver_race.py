@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.race_instances import Instance, instances, mycielski
+from benchmarks.race_instances import FAMILIES, RACERS, Instance, instances, mycielski
 from benchmarks.race_report import best_costs, markdown
-from benchmarks.solver_race import Task, main, perform, read_runs
+from benchmarks.solver_race import Task, main, perform, racers, read_runs
 from solvers.race import Run
 
 COMMAND = ["--small", "--family", "graphs", "--solver", "greedy", "cp_sat", "networkx_greedy", "--time-limit", "120"]
@@ -78,6 +78,11 @@ def test_every_made_instance_has_a_name_of_its_own_and_can_be_made() -> None:
     assert len({each.name for each in made}) == len(made)
     assert {each.family for each in made} == {each.family for each in made if each.small}
     assert all(each.load().size for each in made if each.small)
+
+
+def test_every_family_has_racers_that_there_are() -> None:
+    assert set(RACERS) == set(FAMILIES)
+    assert {name for names in RACERS.values() for name in names} <= set(racers())
 
 
 def test_an_instance_without_its_file_is_named(tmp_path: Path) -> None:
