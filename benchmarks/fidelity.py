@@ -211,6 +211,7 @@ def table(rows: Sequence[Row]) -> Table:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """One panel a model, both axes logarithmic; a color for each size, a ring around what solvers made."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     models = list(dict.fromkeys(row["model"] for row in rows))
     keeps = sorted({row["keep"] for row in rows}, reverse=True)
@@ -236,9 +237,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                     label=f"keep {keep:g}" if part and not ours else None,
                 )
         axes.set(xscale="log", yscale="log", title=model, xlabel="predicted damage", ylabel="measured divergence")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=8, frameon=False, loc="upper left")
         axes.grid(alpha=0.25)
-    figure.suptitle("Each point is a plan; on the line the price is right. Ringed: found by the solver", fontsize=10)
+    figure.suptitle("Each point is a plan; on the line the price is right.\nRinged: found by a solver", fontsize=10)
     form = path.suffix.removeprefix(".")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=110))
 
