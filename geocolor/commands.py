@@ -19,7 +19,7 @@ from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
 from geocolor.graph import CostGraph
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
-from geocolor.pipeline import Clock, Settings, compress_into, prepare, priced, write_model
+from geocolor.pipeline import Clock, Settings, compress_into, delivered, prepare, priced, write_model
 from geocolor.plans import Plan, read_plan, write_plan
 from geocolor.preflight import (
     check_file,
@@ -31,10 +31,9 @@ from geocolor.preflight import (
 )
 from geocolor.progress import countdown, waiting
 from geocolor.refinement import RefineSettings, refine
-from geocolor.report import Report, comparison_report, plan_report, run_report, weight_bytes, write_report
+from geocolor.report import Report, comparison_report, plan_report, weight_bytes, write_report
 from geocolor.storage import PLAN_FILE, load
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
-from geocolor.transformers_format import is_transformers_model
 from solvers import find_solver, solve, solver_names
 
 __all__ = ["carry_out", "compare", "compress", "demo", "evaluation", "make_plan", "refined", "show", "write_report"]
@@ -65,11 +64,7 @@ def compress(
     check_settings(settings)
     refuse_occupied(out, overwrite)
     model, tokenizer = _model(source)
-    calibration = _batches(data_source, model, tokenizer, sequence, batch_size)
-    if test_source is None:
-        calibration, test = data.split_tail(calibration)
-    else:
-        test = _batches(test_source, model, tokenizer, sequence, batch_size)
+    calibration, test = _both(data_source, test_source, model, tokenizer, sequence, batch_size)
     report, _ = compress_into(
         out,
         model,
@@ -171,42 +166,35 @@ def refined(
     plan = getattr(model, "geocolor_plan", None)
     if plan is None:
         raise ValueError(f"{source} is not a compressed model: make one with `geocolor compress` or `geocolor apply`")
-    calibration = _batches(data_source, dense, tokenizer, sequence, batch_size)
-    if test_source is None:
-        calibration, test = data.split_tail(calibration)
-    else:
-        test = _batches(test_source, dense, tokenizer, sequence, batch_size)
+    calibration, test = _both(data_source, test_source, dense, tokenizer, sequence, batch_size)
     checkpoint, clock = out.with_name(f"{out.name}.refinement.safetensors"), Clock()
     check_file(checkpoint)
     with clock("refine"):
         found = refine(
             model, dense, _first(calibration, samples), settings, checkpoint=checkpoint, inplace=True, progress=True
         )
-    with clock("save"):
-        write_model(found.model.to(dtype=_stored_dtype(source)), out, plan, tokenizer, overwrite=overwrite)
-    with clock("load"):
-        smaller = load(type(model) if is_transformers_model(model) else dense, out).to(next(dense.parameters())).eval()
-    with clock("evaluate"):
-        compared = evaluate_pair(
-            dense, smaller, test, bytes_per_unit=_bytes_per_unit(dense, tokenizer, test), progress=True
-        )
-    report = run_report(plan, compared) | {
-        "refined_from": source,
-        "steps": found.steps,
-        "best_step": found.best_step,
-        "divergence_before": found.before,
-        "divergence_after": found.after,
-        "bytes_on_disk": weight_bytes(out),
-        "seconds": {step: round(value, 3) for step, value in clock.seconds.items()},
-        "plan": str(out / "plan.json"),
-        "model": str(out),
-        "figure": str(out / "plan.png"),
-    }
-    write_report(report, out / "report.json")
+    report, _ = delivered(
+        found.model.to(dtype=_stored_dtype(source)),
+        dense,
+        plan,
+        test,
+        out,
+        clock=clock,
+        extra={
+            "refined_from": source,
+            "steps": found.steps,
+            "best_step": found.best_step,
+            "divergence_before": found.before,
+            "divergence_after": found.after,
+        },
+        tokenizer=tokenizer,
+        bytes_per_unit=_bytes_per_unit(dense, tokenizer, test),
+        overwrite=overwrite,
+        progress=True,
+    )
     console.print(
         f"divergence on {'held-out ' if settings.holdout else ''}calibration data: {found.before:.4g} before, "
-        f"{found.after:.4g} after step "
-        f"{found.best_step} of {found.steps}",
+        f"{found.after:.4g} after step {found.best_step} of {found.steps}",
         highlight=False,
     )
     console.print(comparison_table(report))
@@ -373,6 +361,21 @@ def _batches(
     batches = data.batches(source, model, tokenizer, sequence, batch_size)
     check_runs(model, batches[0], source)
     return batches
+
+
+def _both(
+    source: str,
+    test_source: str | None,
+    model: nn.Module,
+    tokenizer: data.Tokenizer | None,
+    sequence: int,
+    batch_size: int,
+) -> tuple[list[Batch], list[Batch]]:
+    """Calibration and test data; the latter a tail of the former where no source is named."""
+    calibration = _batches(source, model, tokenizer, sequence, batch_size)
+    if test_source is None:
+        return data.split_tail(calibration)
+    return calibration, _batches(test_source, model, tokenizer, sequence, batch_size)
 
 
 def _first(batches: list[Batch], samples: int | None) -> list[Batch]:

@@ -227,23 +227,54 @@ def compress_into(
         smaller = apply(model, prepared.plan, prepared.curvature, progress=progress)
         if save_dtype is not None:
             smaller = smaller.to(save_dtype)
+    return delivered(
+        smaller,
+        model,
+        prepared.plan,
+        test,
+        out,
+        clock=clock,
+        loss=loss,
+        tokenizer=tokenizer,
+        bytes_per_unit=bytes_per_unit,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def delivered(
+    smaller: nn.Module,
+    dense: nn.Module,
+    plan: Plan,
+    test: Sequence[Any],
+    out: Path,
+    *,
+    clock: Clock,
+    extra: Report | None = None,
+    loss: Loss | None = None,
+    tokenizer: Any = None,
+    bytes_per_unit: float | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> tuple[Report, nn.Module]:
+    """Write a smaller model, load it again, compare that one with the dense model; `extra` joins the report."""
     with clock("save"):
-        write_model(smaller, out, prepared.plan, tokenizer, overwrite=overwrite)
+        write_model(smaller, out, plan, tokenizer, overwrite=overwrite)
     with clock("load"):
-        reference = next(model.parameters())
-        smaller = (
-            load(type(model) if is_transformers_model(model) else model, out)
+        reference = next(dense.parameters())
+        loaded = (
+            load(type(dense) if is_transformers_model(dense) else dense, out)
             .to(device=reference.device, dtype=reference.dtype)
             .eval()
         )
     with clock("evaluate"):
-        compared = evaluate_pair(model, smaller, test, loss, bytes_per_unit=bytes_per_unit, progress=progress)
-    report = run_report(prepared.plan, compared)
+        compared = evaluate_pair(dense, loaded, test, loss, bytes_per_unit=bytes_per_unit, progress=progress)
+    report = run_report(plan, compared) | (extra or {})
     report["bytes_on_disk"] = weight_bytes(out)
     report["seconds"] = {step: round(value, 3) for step, value in clock.seconds.items()}
     report |= {"plan": str(out / "plan.json"), "model": str(out), "figure": str(out / "plan.png")}
     write_report(report, out / "report.json")
-    return report, smaller
+    return report, loaded
 
 
 def write_model(smaller: nn.Module, out: Path, plan: Plan, tokenizer: Any = None, *, overwrite: bool = False) -> None:

@@ -144,7 +144,7 @@ def refine(
             parameter.requires_grad_(False)
         for parameter in trained.values():
             parameter.requires_grad_(True)
-        with evaluating(target, gradients=True):
+        with evaluating(target, dense, gradients=True):
             state = _train(target, dense, trained, training, holdout, settings, loss, path, progress)
     finally:
         for parameter, wanted in frozen:
@@ -274,7 +274,7 @@ def _step(
 ) -> float:
     """One step on one batch; the loss before it, per unit. A step that is not finite changes nothing."""
     batch = move(batch, device_of(target))
-    with evaluating(dense):
+    with torch.no_grad():
         reference = loss.forward(dense, move(batch, device_of(dense))).to(device_of(target))
     for parameter in trained.values():
         parameter.grad = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,8 +16,59 @@ from solvers.coloring import Coloring
 from solvers.problem import checked_coloring, checked_matrix, common_grain, finite_scale, inverse
 
 
+class MedoidCosts(ABC):
+    """What a medoid problem is beside the way in which it holds its costs."""
+
+    K: int | Mapping[Any, int]
+    penalty: NDArray[np.float64] | None
+    limits: Ints
+
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """L, the number of items."""
+
+    @abstractmethod
+    def listed_costs(self) -> NDArray[np.float64]:
+        """The costs as they are held, in any shape."""
+
+    @abstractmethod
+    def cost_of(self, coloring: Coloring) -> tuple[float, tuple[int, ...]]:
+        """The price of a coloring, inf where no choice of candidates allows it, and each class's representative."""
+
+    @property
+    def limit(self) -> int:
+        return min(self.size, int(np.minimum(self.limits, self.size).sum()))
+
+    @property
+    def scale(self) -> float:
+        return finite_scale(self.listed_costs(), self.penalties())
+
+    @cached_property
+    def grain(self) -> float:
+        return common_grain(self.listed_costs(), self.penalties())
+
+    def penalties(self) -> NDArray[np.float64]:
+        """``[L]``: the penalty of each item, inf where there is none."""
+        return np.full(self.size, np.inf) if self.penalty is None else self.penalty
+
+    def cost(self, coloring: Coloring) -> float:
+        return self.cost_of(coloring)[0]
+
+    def representatives(self, coloring: Coloring) -> tuple[int, ...]:
+        return self.cost_of(coloring)[1]
+
+    def owners(
+        self, prices: NDArray[np.float64], best: Ints, leave_out: NDArray[np.float64]
+    ) -> tuple[float, tuple[int, ...]]:
+        """``cost_of`` from ``[C, G]`` the price of each class with each label and the candidate that gives it."""
+        total, choice = choose_owners(prices, self.limits, leave_out)
+        chosen = np.where(choice >= 0, best[np.arange(len(best)), np.maximum(choice, 0)], -1)
+        return total, tuple(chosen.tolist())
+
+
 @dataclass(frozen=True, eq=False, init=False)
-class MedoidProblem:
+class MedoidProblem(MedoidCosts):
     """``L`` items, ``B`` candidate bases, ``cost_matrix[ℓ, b]`` the cost of item ℓ in candidate b.
 
     A class of a coloring takes the candidate that is cheapest for its members together. At most ``K`` classes own a
@@ -53,9 +105,7 @@ class MedoidProblem:
         if matrix.ndim < 2:
             matrix = matrix.reshape(len(matrix), 0)
         size, candidates = matrix.shape
-        leave_out = None if penalty is None else checked_matrix(penalty, "penalty", ndim=1)
-        if leave_out is not None and leave_out.shape != (size,):
-            raise ValueError(f"penalty has {leave_out.size} entries for {size} items; give one for each item")
+        leave_out = checked_penalty(penalty, size)
         label, limits = candidate_labels(K, group, candidates)
         object.__setattr__(self, "cost_matrix", matrix)
         object.__setattr__(self, "K", dict(K) if isinstance(K, Mapping) else int(limits[0]))
@@ -73,21 +123,8 @@ class MedoidProblem:
         """B, the number of candidate bases."""
         return int(self.cost_matrix.shape[1])
 
-    @property
-    def limit(self) -> int:
-        return min(self.size, int(np.minimum(self.limits, self.size).sum()))
-
-    @property
-    def scale(self) -> float:
-        return finite_scale(self.cost_matrix, self.penalties())
-
-    @cached_property
-    def grain(self) -> float:
-        return common_grain(self.cost_matrix, self.penalties())
-
-    def penalties(self) -> NDArray[np.float64]:
-        """``[L]``: the penalty of each item, inf where there is none."""
-        return np.full(self.size, np.inf) if self.penalty is None else self.penalty
+    def listed_costs(self) -> NDArray[np.float64]:
+        return self.cost_matrix
 
     def entry(self, item: int, candidate: int) -> float:
         """What an item pays for a candidate."""
@@ -96,11 +133,7 @@ class MedoidProblem:
     def class_cost(self, items: Sequence[int]) -> float:
         return float(self.cost_matrix[list(items)].sum(axis=0).min(initial=np.inf))
 
-    def cost(self, coloring: Coloring) -> float:
-        return self.cost_of(coloring)[0]
-
     def cost_of(self, coloring: Coloring) -> tuple[float, tuple[int, ...]]:
-        """The price of a coloring, inf where no choice of candidates allows it, and each class's representative."""
         checked_coloring(coloring, self.size)
         if self.size == 0:
             return 0.0, ()
@@ -117,12 +150,7 @@ class MedoidProblem:
                 best[:, code] = members[sums[:, members].argmin(axis=1)]
                 prices[:, code] = sums[np.arange(number), best[:, code]]
         leave_out = np.where(np.bincount(colors) == 1, self.penalties()[order[starts]], np.inf)
-        total, choice = choose_owners(prices, self.limits, leave_out)
-        chosen = np.where(choice >= 0, best[np.arange(number), np.maximum(choice, 0)], -1)
-        return total, tuple(int(b) for b in chosen)
-
-    def representatives(self, coloring: Coloring) -> tuple[int, ...]:
-        return self.cost_of(coloring)[1]
+        return self.owners(prices, best, leave_out)
 
     def assign(self, medoids: Sequence[int]) -> Coloring:
         """The coloring in which each item takes its cheapest of these candidates, or stays out if that costs less."""
@@ -145,6 +173,20 @@ class MedoidProblem:
     def with_limit(self, K: int | Mapping[Any, int]) -> MedoidProblem:
         """The same costs under another K."""
         return MedoidProblem(self.cost_matrix, K, penalty=self.penalty, group=self.group)
+
+
+def checked_penalty(penalty: ArrayLike | None, size: int) -> NDArray[np.float64] | None:
+    """The penalties of so many items, None where there are none.
+
+    Raises:
+        ValueError: on NaN or −inf, or on another number of entries.
+    """
+    if penalty is None:
+        return None
+    values = checked_matrix(penalty, "penalty", ndim=1)
+    if values.shape != (size,):
+        raise ValueError(f"penalty has {values.size} entries for {size} items; give one for each item")
+    return values
 
 
 def candidate_labels(

@@ -100,16 +100,7 @@ def stars(E: Floats, most: int, least: float = 1e-3) -> list[Cut]:
         member = np.eye(number, dtype=bool)
         value = E[j, near].copy()
         gain = E[j, near][None, :] - inside
-        gain[member] = -np.inf
-        rows = np.arange(number)
-        while len(rows):
-            chosen = gain[rows].argmax(axis=1)
-            pays = gain[rows, chosen] > 1e-4
-            rows, chosen = rows[pays], chosen[pays]
-            value[rows] += gain[rows, chosen]
-            member[rows, chosen] = True
-            gain[rows] -= inside[chosen]
-            gain[rows, chosen] = -np.inf
+        _gather(member, value, gain, inside, 1e-4)
         for row in np.flatnonzero(value > 1 + least):
             found[Cut("two_partition", (j,), tuple(near[member[row]].tolist()))] = float(value[row])
     return _worst(found, most)
@@ -163,16 +154,7 @@ def class_counts(E: Floats, apart: NDArray[np.bool_], k: float, most: int, least
         member[np.arange(len(starts)), starts] = True
         value = np.full(len(starts), float(p))
         gain = p - E[starts]
-        gain[member] = -np.inf
-        rows = np.arange(len(starts))
-        while len(rows):
-            chosen = (gain[rows] + tie[None, :]).argmax(axis=1)
-            pays = gain[rows, chosen] > 1e-7
-            rows, chosen = rows[pays], chosen[pays]
-            value[rows] += gain[rows, chosen]
-            member[rows, chosen] = True
-            gain[rows] -= E[chosen]
-            gain[rows, chosen] = -np.inf
+        _gather(member, value, gain, E, 1e-7, tie)
         needed = p * (p + 1) / 2 * k
         for row in np.flatnonzero(value > needed + least * p):
             found[Cut("class_count", tuple(np.flatnonzero(member[row]).tolist()), (p,))] = float(value[row] - needed)
@@ -195,6 +177,25 @@ def forest(E: Floats, k: float, least: float = 1e-4) -> list[Cut]:
         best[item] = -np.inf
         best[closer], parent[closer] = E[item][closer], item
     return [Cut("forest", tuple(left), tuple(right))] if k + total > size + least else []
+
+
+def _gather(
+    member: NDArray[np.bool_], value: Floats, gain: Floats, joined: Floats, least: float, tie: Floats | float = 0.0
+) -> None:
+    """Grow a set in every row, in place: the item of greatest gain joins while that is above ``least``.
+
+    ``value`` rises by the gain, and the gains of the others fall by ``joined[item]``; ``tie`` decides between equals.
+    """
+    gain[member] = -np.inf
+    rows = np.arange(len(member))
+    while len(rows):
+        chosen = (gain[rows] + tie).argmax(axis=1)
+        pays = gain[rows, chosen] > least
+        rows, chosen = rows[pays], chosen[pays]
+        value[rows] += gain[rows, chosen]
+        member[rows, chosen] = True
+        gain[rows] -= joined[chosen]
+        gain[rows, chosen] = -np.inf
 
 
 def _worst(found: dict[Cut, float], most: int) -> list[Cut]:

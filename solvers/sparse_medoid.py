@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from solvers.budget import Ints, choose_owners
+from solvers.budget import Ints
 from solvers.coloring import Coloring
-from solvers.medoid import MedoidProblem, candidate_labels
-from solvers.problem import checked_coloring, checked_matrix, common_grain, finite_scale, inverse
+from solvers.medoid import MedoidCosts, MedoidProblem, candidate_labels, checked_penalty
+from solvers.problem import checked_coloring, checked_matrix, inverse
 
 Floats = NDArray[np.float64]
 LARGEST_DENSE = 20_000
@@ -21,7 +21,7 @@ LARGEST_DENSE = 20_000
 
 
 @dataclass(frozen=True, eq=False, init=False)
-class SparseMedoidProblem:
+class SparseMedoidProblem(MedoidCosts):
     """``L`` items, ``B`` candidates; item ℓ may take ``candidate[starts[ℓ]:starts[ℓ + 1]]`` at those ``costs`` alone.
 
     All else is as in ``MedoidProblem``, which ``dense()`` makes of it: a pair that is not listed is forbidden. Memory
@@ -74,10 +74,8 @@ class SparseMedoidProblem:
             raise ValueError(
                 f"the candidates are 0 to {candidates - 1}, but the lists name {taken.min()} and {taken.max()}"
             )
-        leave_out = None if penalty is None else checked_matrix(penalty, "penalty", ndim=1)
         size = len(begin) - 1
-        if leave_out is not None and leave_out.shape != (size,):
-            raise ValueError(f"penalty has {leave_out.size} entries for {size} items; give one for each item")
+        leave_out = checked_penalty(penalty, size)
         item = np.repeat(np.arange(size), np.diff(begin))
         pairs = np.sort(item * candidates + taken)
         if (pairs[1:] == pairs[:-1]).any():
@@ -132,21 +130,8 @@ class SparseMedoidProblem:
     def size(self) -> int:
         return len(self.starts) - 1
 
-    @property
-    def limit(self) -> int:
-        return min(self.size, int(np.minimum(self.limits, self.size).sum()))
-
-    @property
-    def scale(self) -> float:
-        return finite_scale(self.costs, self.penalties())
-
-    @cached_property
-    def grain(self) -> float:
-        return common_grain(self.costs, self.penalties())
-
-    def penalties(self) -> Floats:
-        """``[L]``: the penalty of each item, inf where there is none."""
-        return np.full(self.size, np.inf) if self.penalty is None else self.penalty
+    def listed_costs(self) -> Floats:
+        return self.costs
 
     def entry(self, item: int, candidate: int) -> float:
         """What an item pays for a candidate, inf where it does not list it."""
@@ -159,11 +144,7 @@ class SparseMedoidProblem:
         prices, _ = self._prices(colors, 1)
         return float(prices.min(initial=np.inf))
 
-    def cost(self, coloring: Coloring) -> float:
-        return self.cost_of(coloring)[0]
-
     def cost_of(self, coloring: Coloring) -> tuple[float, tuple[int, ...]]:
-        """As ``MedoidProblem.cost_of``."""
         checked_coloring(coloring, self.size)
         if self.size == 0:
             return 0.0, ()
@@ -174,9 +155,7 @@ class SparseMedoidProblem:
         some = np.zeros(number, dtype=np.int64)
         some[colors] = np.arange(self.size)
         leave_out = np.where(sizes == 1, self.penalties()[some], np.inf)
-        total, choice = choose_owners(prices, self.limits, leave_out)
-        chosen = np.where(choice >= 0, best[np.arange(number), np.maximum(choice, 0)], -1)
-        return total, tuple(chosen.tolist())
+        return self.owners(prices, best, leave_out)
 
     def _prices(self, colors: Ints, number: int) -> tuple[Floats, Ints]:
         """``[C, G]``: what each class costs with its best candidate of each label, and which that is."""
@@ -202,9 +181,6 @@ class SparseMedoidProblem:
         prices[classes[firsts], self.label[names[firsts]]] = sums[firsts]
         best[classes[firsts], self.label[names[firsts]]] = names[firsts]
         return prices, best
-
-    def representatives(self, coloring: Coloring) -> tuple[int, ...]:
-        return self.cost_of(coloring)[1]
 
     def nearest_two(self, is_open: NDArray[np.bool_]) -> tuple[NDArray[np.intp], Floats, Floats, NDArray[np.intp]]:
         """Each item's cheapest open candidate (−1: none), its cost (inf), and the same of the second.

@@ -2,8 +2,6 @@
 
 import csv
 import math
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from solvers.medoid_search import OpenSet
 from solvers.search import Search
 from solvers.testing import medoid_problems
 from tests.solvers.brute_force import best_open_set
+from tests.solvers.interrupting import interrupted_in_highs
 
 PMED = Path(__file__).parents[3] / "shared/bench/solver/pmed"
 
@@ -179,25 +178,11 @@ def test_a_deterministic_run_cut_short_repeats_itself():
 
 def test_ctrl_c_returns_the_best_coloring_and_a_bound_that_holds():
     program = """
-import os, signal, threading
-import highspy, numpy as np
-import solvers
-
-native, begun = highspy.Highs.run, []
-
-def run_and_signal(self):
-    if not begun:
-        begun.append(threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)))
-        begun[0].start()
-    return native(self)
-
-highspy.Highs.run = run_and_signal
 problem = solvers.MedoidProblem(np.random.default_rng(0).random((200, 200)), 8)
 solution = solvers.solve(problem, "benders", time_limit=600)
 print(solution.interrupted, 0 < solution.lower_bound < solution.cost, solvers.certify(problem, solution).sound)
 """
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=False)
+    done = interrupted_in_highs(program)
     assert done.stdout.split() == ["True", "True", "True"], done.stderr
 
 

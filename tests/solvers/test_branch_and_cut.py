@@ -2,10 +2,7 @@
 
 import itertools
 import math
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import networkx as nx
 import numpy as np
@@ -19,6 +16,7 @@ from solvers.pair_lp import PairLP
 from solvers.search import Search
 from solvers.testing import pairwise_problems
 from tests.solvers.brute_force import optimum, partitions
+from tests.solvers.interrupting import interrupted_in_highs
 
 
 def gaussian(size, seed, **settings):
@@ -185,24 +183,10 @@ def test_too_many_items_are_refused_in_a_sentence():
 
 def test_an_interrupt_inside_the_simplex_returns_the_incumbent():
     program = """
-import os, signal, threading
-import highspy, numpy as np
-import solvers
-
-native, begun = highspy.Highs.run, []
-
-def run_and_signal(self):
-    if not begun:
-        begun.append(threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)))
-        begun[0].start()
-    return native(self)
-
-highspy.Highs.run = run_and_signal
 weight = np.random.default_rng(0).normal(size=(70, 70))
 solver = solvers.BranchAndCut(rounds=0)
 solution = solvers.solve(solvers.PairwiseProblem(weight + weight.T), solver, time_limit=600)
 print(solution.coloring is not None, solution.interrupted, solution.seconds < 300)
 """
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root, check=False)
+    done = interrupted_in_highs(program)
     assert done.stdout.split() == ["True", "True", "True"], done.stderr
