@@ -1,5 +1,6 @@
 """What the commands of the command line do; each returns the figures it prints, for `--json`."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +31,16 @@ from geocolor.preflight import (
     check_weights,
 )
 from geocolor.progress import countdown, waiting
+from geocolor.quantities import duration
 from geocolor.refinement import RefineSettings, refine
-from geocolor.report import Report, comparison_report, plan_report, weight_bytes, write_report
+from geocolor.report import (
+    Report,
+    comparison_report,
+    plan_report,
+    refinement_report,
+    weight_bytes,
+    write_report,
+)
 from geocolor.storage import PLAN_FILE, load
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
 from solvers import find_solver, solve, solver_names
@@ -60,6 +69,7 @@ def compress(
     batch_size: int,
     samples: int | None,
     overwrite: bool,
+    refinement: RefineSettings | None = None,
 ) -> Report:
     check_settings(settings)
     refuse_occupied(out, overwrite)
@@ -72,6 +82,7 @@ def compress(
         test,
         settings,
         tokenizer=tokenizer,
+        refinement=refinement,
         save_dtype=_stored_dtype(source),
         bytes_per_unit=_bytes_per_unit(model, tokenizer, test),
         overwrite=overwrite,
@@ -80,7 +91,10 @@ def compress(
     if Path(source).is_dir():
         report["bytes_on_disk_dense"] = weight_bytes(Path(source)) or None
         write_report(report, out / "report.json")
+    if refinement is not None:
+        _print_refinement(console, report, refinement)
     console.print(comparison_table(report))
+    _print_seconds(console, report["seconds"])
     _print_places(console, report)
     return report
 
@@ -104,6 +118,12 @@ def make_plan(
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
     prepared = prepare(model, calibration, settings, clock=clock, progress=True)
+    if prepared.updated:
+        warnings.warn(
+            f"a plan holds no coefficients: the update of --preset {settings.preset} is part of `geocolor compress`, "
+            "and `geocolor apply` leaves it out",
+            stacklevel=2,
+        )
 
     def write(folder: Path) -> None:
         write_plan(prepared.plan, folder / "plan.json")
@@ -114,6 +134,7 @@ def make_plan(
     if graph_path is not None:
         prepared.graph.write(graph_path, prepared.plan.price)
     _print_plan(console, prepared.plan)
+    _print_seconds(console, clock.seconds)
     report = plan_report(prepared.plan) | {
         "seconds": clock.seconds,
         "plan": str(out / "plan.json"),
@@ -180,24 +201,15 @@ def refined(
         test,
         out,
         clock=clock,
-        extra={
-            "refined_from": source,
-            "steps": found.steps,
-            "best_step": found.best_step,
-            "divergence_before": found.before,
-            "divergence_after": found.after,
-        },
+        extra={"refined_from": source} | refinement_report(found),
         tokenizer=tokenizer,
         bytes_per_unit=_bytes_per_unit(dense, tokenizer, test),
         overwrite=overwrite,
         progress=True,
     )
-    console.print(
-        f"divergence on {'held-out ' if settings.holdout else ''}calibration data: {found.before:.4g} before, "
-        f"{found.after:.4g} after step {found.best_step} of {found.steps}",
-        highlight=False,
-    )
+    _print_refinement(console, report, settings)
     console.print(comparison_table(report))
+    _print_seconds(console, report["seconds"])
     _print_places(console, report)
     return report
 
@@ -408,6 +420,18 @@ def _readable(value: Any) -> str:
 def _print_plan(console: Console, plan: Plan) -> None:
     console.print(plan_table(plan))
     console.print(plan_grid(plan))
+
+
+def _print_seconds(console: Console, seconds: Mapping[str, float]) -> None:
+    console.print(" · ".join(f"{step} {duration(value)}" for step, value in seconds.items()), highlight=False)
+
+
+def _print_refinement(console: Console, report: Report, settings: RefineSettings) -> None:
+    console.print(
+        f"divergence on {'held-out ' if settings.holdout else ''}calibration data: {report['divergence_before']:.4g} "
+        f"before, {report['divergence_after']:.4g} after step {report['best_step']} of {report['steps']}",
+        highlight=False,
+    )
 
 
 def _print_places(console: Console, report: Report) -> None:

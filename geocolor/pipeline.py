@@ -23,29 +23,39 @@ from geocolor.layers import find_layers
 from geocolor.losses import Loss, default_loss
 from geocolor.planning import plan
 from geocolor.plans import Plan, write_plan
+from geocolor.presets import SEARCHED, Preset, find_preset
 from geocolor.probes import calibrate, divergence_of, few
-from geocolor.report import Report, run_report, weight_bytes, write_report
+from geocolor.refinement import RefineSettings, refine
+from geocolor.report import Report, refinement_report, run_report, weight_bytes, write_report
 from geocolor.storage import load, save
 from geocolor.transformers_format import is_transformers_model
+from geocolor.updating import update_coefficients
 
 #: Powers of a layer's damage that plans are made under; which one serves best belongs to the model and the budget.
 AGGREGATES = (1.0, 2.0, 3.0)
+
+#: Relative to the mean of a Kronecker factor's diagonal.
+DAMPING = 1e-3
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a run is asked for; every field is an option of the command line.
 
-    Without `aggregate` each of `AGGREGATES` makes a plan, and calibration data chooses among them.
+    `preset` other than "geocolor" is a published method (`geocolor.presets`) and has its own `estimate` and `damping`;
+    what belongs to the search then stays at its defaults. Without `aggregate` each of `AGGREGATES` makes a plan, and
+    calibration data chooses among them.
     """
+
+    preset: str = SEARCHED
 
     keep: float | None = None
     bases: int | None = None
     solver: str = "auto"
     kinds: tuple[FactoredKind, ...] = KINDS
     aggregate: float | None = None
-    estimate: str = "kronecker"
-    damping: float = 1e-3
+    estimate: str | None = None
+    damping: float | None = None
     draws: int = 1
     probes: int = 2
     trust_region: float | None = None
@@ -74,11 +84,15 @@ class Clock:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model priced and planned, not yet changed."""
+    """A model priced and planned, not yet changed.
+
+    `updated`: the preset fits coefficients again once the plan is carried out (`geocolor.updating`).
+    """
 
     curvature: Curvature
     graph: CostGraph
     plan: Plan
+    updated: bool = False
 
 
 def prepare(
@@ -91,6 +105,9 @@ def prepare(
     progress: bool = False,
 ) -> Prepared:
     """Measure curvature, price the layers, search plans, keep the one that does least damage on calibration data."""
+    preset = find_preset(settings.preset)
+    if preset is not None:
+        return _by_preset(preset, model, calibration, settings, loss=loss, clock=clock, progress=progress)
     curvature, graph = priced(model, calibration, settings, loss=loss, clock=clock, progress=progress)
     with clock("plan"):
         found = [
@@ -112,6 +129,43 @@ def prepare(
         with clock("verify"):
             found = [verified(model, graph, found, calibration, loss, progress=progress)]
     return Prepared(curvature, graph.under(found[0].aggregate), found[0])
+
+
+def _by_preset(
+    preset: Preset,
+    model: nn.Module,
+    calibration: Sequence[Any],
+    settings: Settings,
+    *,
+    loss: Loss | None,
+    clock: Clock,
+    progress: bool,
+) -> Prepared:
+    """Measured and planned as a published method has it: nothing is searched."""
+    if settings.keep is None:
+        raise ValueError(f"the preset {preset.name} needs keep, the fraction of the parameters that may remain")
+    curvature = _measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+    with clock("plan"):
+        graph, made = preset.plan(model, curvature, settings.keep, calibration[0], loss)
+    return Prepared(graph.curvature, graph, made, updated=settings.keep <= preset.updated_below)
+
+
+def carried_out(
+    prepared: Prepared,
+    model: nn.Module,
+    calibration: Sequence[Any],
+    *,
+    loss: Loss | None = None,
+    clock: Clock,
+    progress: bool = False,
+) -> nn.Module:
+    """The smaller model, its coefficients updated where the preset says so."""
+    with clock("apply"):
+        smaller = apply(model, prepared.plan, prepared.curvature, progress=progress)
+    if prepared.updated:
+        with clock("update"):
+            update_coefficients(smaller, model, calibration, prepared.curvature, loss, progress=progress)
+    return smaller
 
 
 def verified(
@@ -169,19 +223,7 @@ def priced(
     progress: bool = False,
 ) -> tuple[Curvature, CostGraph]:
     """Measure curvature and make the cost graph."""
-    layers = find_layers(model, settings.include, settings.exclude)
-    with clock("measure"):
-        curvature = measure(
-            model,
-            calibration,
-            loss,
-            layers=layers,
-            estimate=settings.estimate,
-            damping=settings.damping,
-            draws=settings.draws,
-            seed=settings.seed,
-            progress=progress,
-        )
+    curvature = _measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
     if settings.probes:
         with clock("calibrate"):
             curvature = calibrate(
@@ -200,6 +242,32 @@ def priced(
     return curvature, graph
 
 
+def _measured(
+    model: nn.Module,
+    calibration: Sequence[Any],
+    settings: Settings,
+    *,
+    loss: Loss | None,
+    clock: Clock,
+    progress: bool,
+) -> Curvature:
+    """The curvature that the preset asks for, where the settings name none."""
+    preset = find_preset(settings.preset)
+    estimate, damping = ("kronecker", DAMPING) if preset is None else (preset.estimate, preset.damping)
+    with clock("measure"):
+        return measure(
+            model,
+            calibration,
+            loss,
+            layers=find_layers(model, settings.include, settings.exclude),
+            estimate=settings.estimate or estimate,
+            damping=damping if settings.damping is None else settings.damping,
+            draws=settings.draws,
+            seed=settings.seed,
+            progress=progress,
+        )
+
+
 def compress_into(
     out: Path,
     model: nn.Module,
@@ -209,6 +277,7 @@ def compress_into(
     *,
     tokenizer: Any = None,
     loss: Loss | None = None,
+    refinement: RefineSettings | None = None,
     save_dtype: torch.dtype | None = None,
     bytes_per_unit: float | None = None,
     overwrite: bool = False,
@@ -216,24 +285,28 @@ def compress_into(
 ) -> tuple[Report, nn.Module]:
     """Do it all and report; `out` is the smaller model's folder, with `plan.json`, `plan.png` and `report.json` in it.
 
-    Everything said about the smaller model is measured on the one loaded again from disk. `save_dtype` is the dtype of
+    Everything said about the smaller model is measured on the one loaded again from disk. With `refinement` its factors
+    are trained on the calibration data before it is saved (`geocolor.refine`). `save_dtype` is the dtype of
     the saved weights (None: that of the model in memory).
     """
     out = Path(out)
     refuse_occupied(out, overwrite)
     clock = Clock()
     prepared = prepare(model, calibration, settings, loss=loss, clock=clock, progress=progress)
-    with clock("apply"):
-        smaller = apply(model, prepared.plan, prepared.curvature, progress=progress)
-        if save_dtype is not None:
-            smaller = smaller.to(save_dtype)
+    smaller = carried_out(prepared, model, calibration, loss=loss, clock=clock, progress=progress)
+    extra: Report = {"preset": settings.preset}
+    if refinement is not None:
+        with clock("refine"):
+            found = refine(smaller, model, calibration, refinement, loss=loss, inplace=True, progress=progress)
+        extra |= refinement_report(found)
     return delivered(
-        smaller,
+        smaller if save_dtype is None else smaller.to(save_dtype),
         model,
         prepared.plan,
         test,
         out,
         clock=clock,
+        extra=extra,
         loss=loss,
         tokenizer=tokenizer,
         bytes_per_unit=bytes_per_unit,

@@ -7,6 +7,7 @@ parameters `Σ φ(D) ≥ min_α Σ f_λ − λN`.
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -63,16 +64,10 @@ def plan(
     if beta is not None:
         classes = [_clipped(graph, cls, beta, flat_energy) for cls in classes]
     return Plan(
-        fingerprint=graph.fingerprint,
-        layers={
-            layer.name: LayerShape(m=layer.m, n=layer.n, form=layer.form, geometry=layer.geometry)
-            for layer in graph.layers
-        },
-        classes=tuple(classes),
+        **_header(graph, classes),
         keep=keep,
         bases=bases,
         price=price,
-        aggregate=graph.aggregate,
         trust_region=beta,
         flat_energy=flat_energy if beta is not None or keep is None else None,
         objective=objective,
@@ -82,8 +77,34 @@ def plan(
         solver=solution.solver if solution else "private",
         solver_settings=_plain(solution.settings) if solution else {},
         seconds=time.perf_counter() - started,
-        curvature=_measured(graph.curvature),
     )
+
+
+def fixed_plan(graph: CostGraph, groups: Sequence[Group], options: Sequence[Option], keep: float, name: str) -> Plan:
+    """A plan that was not searched: the given classes (indices of `graph.layers`), each held as the given option.
+
+    `name` stands where a plan names its solver. Raises `ValueError` where it holds more than `keep`.
+    """
+    classes = [_planned(graph, group, option) for group, option in zip(groups, options, strict=True)]
+    damages = [damage**graph.aggregate for cls in classes for damage in cls.damage.values()]
+    made = Plan(**_header(graph, classes), keep=keep, price=0.0, objective=math.fsum(damages), solver=name)
+    if made.kept > keep:
+        raise ValueError(f"{name}: ranks of at least 1 keep {made.kept:.4f} of the parameters, more than {keep}")
+    return made
+
+
+def _header(graph: CostGraph, classes: Sequence[PlannedClass]) -> dict[str, Any]:
+    """What every plan says of its model, its curvature and its classes."""
+    return {
+        "fingerprint": graph.fingerprint,
+        "layers": {
+            layer.name: LayerShape(m=layer.m, n=layer.n, form=layer.form, geometry=layer.geometry)
+            for layer in graph.layers
+        },
+        "classes": tuple(classes),
+        "aggregate": graph.aggregate,
+        "curvature": _measured(graph.curvature),
+    }
 
 
 def _check_budget(graph: CostGraph, keep: float | None, bases: int | None) -> None:

@@ -11,6 +11,7 @@ from geocolor.atomic import check_place
 from geocolor.curvature import ESTIMATES
 from geocolor.losses import Batch, default_loss, device_of, move
 from geocolor.pipeline import Settings
+from geocolor.presets import find_preset
 from solvers import find_solver
 
 
@@ -23,7 +24,8 @@ def check_settings(settings: Settings) -> None:
     if settings.bases is not None and settings.bases < 1:
         raise ValueError(f"--bases is {settings.bases}; it must be at least 1, or --keep 1 leaves the model as it is")
     find_solver(settings.solver)
-    if settings.estimate not in ESTIMATES:
+    _check_preset(settings)
+    if settings.estimate is not None and settings.estimate not in ESTIMATES:
         raise ValueError(f"--estimate is {settings.estimate!r}; there are {', '.join(ESTIMATES)}")
     if not settings.kinds:
         raise ValueError("--kinds is empty; name at least one of in, out and both")
@@ -38,6 +40,19 @@ def check_settings(settings: Settings) -> None:
             raise ValueError(f"{name} is {value:g}; it must be above {low:g}{most}")
     if not settings.time_limit > 0:
         raise ValueError(f"--time-limit is {settings.time_limit:g} seconds; it must be above 0")
+
+
+def _check_preset(settings: Settings) -> None:
+    """Published methods search nothing: what belongs to the search must not be set beside them."""
+    if find_preset(settings.preset) is None:
+        return
+    if settings.keep is None:
+        raise ValueError(f"--preset {settings.preset} needs --keep, the fraction of the parameters that may remain")
+    default = Settings()
+    for name in ("bases", "solver", "kinds", "aggregate", "trust_region", "flat_energy", "rank_fraction"):
+        if getattr(settings, name) != getattr(default, name):
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} belongs to the search, and --preset {settings.preset} searches nothing")
 
 
 def check_keep(keep: float) -> None:

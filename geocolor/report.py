@@ -9,6 +9,7 @@ from typing import Any
 from geocolor.atomic import write_atomically
 from geocolor.evaluation import Comparison
 from geocolor.plans import Plan
+from geocolor.refinement import Refinement
 
 Report = dict[str, Any]
 
@@ -55,6 +56,16 @@ def run_report(plan: Plan, compared: Comparison) -> Report:
     report = plan_report(plan) | comparison_report(compared)
     in_scope = compared.compressed.parameters - (compared.dense.parameters - plan.parameters_dense)
     return report | {"kept": in_scope / plan.parameters_dense, "parameters": in_scope}
+
+
+def refinement_report(found: Refinement) -> Report:
+    """How far refinement came."""
+    return {
+        "steps": found.steps,
+        "best_step": found.best_step,
+        "divergence_before": found.before,
+        "divergence_after": found.after,
+    }
 
 
 def weight_bytes(folder: Path) -> int:

@@ -31,6 +31,7 @@ Flag = FlagCreatePairsOff[bool]
 
 # What may be left out.
 OptionalBatches = Annotated[str | None, arg(metavar="FILE|MODULE:FUNCTION", help_behavior_hint="(optional)")]
+OptionalText = Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(optional)")]
 OptionalModel = Annotated[str | None, arg(metavar="MODEL", help_behavior_hint="(optional)")]
 OptionalFile = Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(optional)")]
 OptionalFloat = Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(optional)")]
@@ -45,6 +46,9 @@ class Budget:
     """Fraction of the parameters in scope that may remain, above 0 and at most 1."""
     bases: OptionalInt = None
     """The most colors that may own a basis. Alone, without --keep: each layer takes one of K layers' bases."""
+    preset: str = "geocolor"
+    """A published method in place of the search: svd, fwsvd, asvd, svd-llm, svd-llm-update, basis-sharing (and -3, -4,
+    -all), d-rank or two-sided. Needs --keep."""
     solver: str = "auto"
     """Solver by name; `geocolor compare` races them."""
     kinds: tuple[Kind, ...] = ("in", "out", "both")
@@ -72,10 +76,10 @@ class Source:
     """Sequences or sentences per batch."""
     samples: OptionalInt = None
     """Use at most this many sequences or sentences for calibration (all when not given)."""
-    estimate: str = "kronecker"
-    """Curvature: kronecker, activation, diagonal or identity."""
-    damping: float = 1e-3
-    """Added to both Kronecker factors, relative to the mean of their diagonal."""
+    estimate: OptionalText = None
+    """Curvature: kronecker, activation, magnitude, diagonal or identity; that of the preset when not given."""
+    damping: OptionalFloat = None
+    """Added to both Kronecker factors, relative to the mean of their diagonal; 0.001, or that of the preset."""
     draws: int = 1
     """Labels sampled per position."""
     probes: int = 2
@@ -94,6 +98,7 @@ def settings(budget: Budget, source: Source) -> Settings:
     return Settings(
         keep=budget.keep,
         bases=budget.bases,
+        preset=budget.preset,
         solver=budget.solver,
         kinds=budget.kinds,
         aggregate=budget.aggregate,
@@ -143,6 +148,8 @@ class Compress:
     """Data to measure damage on; a held-out tail of the calibration data when not given."""
     budget: OmitArgPrefixes[Budget] = field(default_factory=Budget)
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    refine: int = 0
+    """Train bases and coefficients for so many steps before saving; `geocolor refine` has all its settings."""
     overwrite: Flag = False
     """Replace what the output folder holds."""
     json: OptionalFile = None
@@ -150,6 +157,7 @@ class Compress:
 
     def run(self, console: Console) -> dict[str, Any]:
         from geocolor import commands
+        from geocolor.refinement import RefineSettings
 
         return commands.compress(
             console,
@@ -162,6 +170,7 @@ class Compress:
             self.source.batch_size,
             self.source.samples,
             self.overwrite,
+            RefineSettings(steps=self.refine) if self.refine else None,
         )
 
 

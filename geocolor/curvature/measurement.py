@@ -16,6 +16,7 @@ from geocolor.curvature.diagonal import Diagonal
 from geocolor.curvature.estimate import Estimate
 from geocolor.curvature.identity import Identity
 from geocolor.curvature.kronecker import Kronecker
+from geocolor.curvature.magnitude import Magnitude
 from geocolor.curvature.observation import InputGroups, OnGradient, watched
 from geocolor.curvature.sums import Sums
 from geocolor.layers import Layer, find_layers
@@ -23,7 +24,7 @@ from geocolor.losses import Batch, Loss, default_loss, device_of, move, position
 from geocolor.progress import bar
 
 ESTIMATES: dict[str, Estimate] = {
-    estimate.name: estimate for estimate in (Kronecker(), Activation(), Diagonal(), Identity())
+    estimate.name: estimate for estimate in (Kronecker(), Activation(), Magnitude(), Diagonal(), Identity())
 }
 
 

@@ -1,0 +1,237 @@
+"""Presets: each against a few lines of its own that follow the paper, all of the same size, and on the whole path."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.kwt1 import KeywordTransformer
+from geocolor.backend import factored_layers
+from geocolor.curvature import Curvature, measure
+from geocolor.habits import neighbours, readers_of_norms
+from geocolor.layers import find_layers
+from geocolor.losses import Classification
+from geocolor.parameters import parameter_count
+from geocolor.pipeline import Clock, Settings, carried_out, compress_into, prepare
+from geocolor.plans import Plan
+from geocolor.preflight import check_settings
+from geocolor.presets import PRESETS, Preset, find_preset
+from geocolor.refinement import RefineSettings
+
+KEEP = 0.6
+Batches = list[tuple[Tensor, Tensor]]
+
+pytestmark = pytest.mark.filterwarnings("ignore:calibrated on", "ignore:layer '")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return KeywordTransformer(mfcc=5, frames=6, classes=4, width=8, hidden=16, blocks=4).eval()
+
+
+@pytest.fixture(scope="module")
+def clips() -> Batches:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(32, 6, 5, generator=generator), torch.randint(4, (32,), generator=generator)) for _ in range(4)
+    ]
+
+
+def compressed(model: nn.Module, clips: Batches, preset: str, keep: float = KEEP) -> tuple[nn.Module, Plan]:
+    settings = Settings(keep=keep, preset=preset)
+    prepared = prepare(model, clips, settings, clock=Clock())
+    return carried_out(prepared, model, clips, clock=Clock()), prepared.plan
+
+
+def inputs(model: nn.Module, clips: Batches, name: str) -> Tensor:
+    """What the layer reads, as rows, float64."""
+    seen: list[Tensor] = []
+    handle = model.get_submodule(name).register_forward_pre_hook(
+        lambda module, args: seen.append(args[0].flatten(0, -2).double())
+    )
+    with torch.no_grad():
+        for features, _ in clips:
+            model(features)
+    handle.remove()
+    return torch.cat(seen)
+
+
+def weight(model: nn.Module, name: str) -> Tensor:
+    found = model.get_submodule(name).weight
+    assert isinstance(found, Tensor)
+    return found.detach().double()
+
+
+def truncated(matrix: Tensor, rank: int) -> Tensor:
+    U, S, V = torch.linalg.svd(matrix, full_matrices=False)
+    return (U[:, :rank] * S[:rank]) @ V[:rank]
+
+
+def held(smaller: nn.Module, name: str) -> Tensor:
+    return factored_layers(smaller)[name].dense(torch.float64).detach()
+
+
+def rank_of(plan: Plan, name: str) -> int:
+    rank = plan.class_of(name).rank
+    assert rank is not None
+    return rank
+
+
+NAMES = ("layers.0.q", "layers.2.o", "layers.1.fc2")
+
+
+def test_svd(model: nn.Module, clips: Batches) -> None:
+    smaller, plan = compressed(model, clips, "svd")
+    for name in NAMES:
+        torch.testing.assert_close(
+            held(smaller, name), truncated(weight(model, name), rank_of(plan, name)), atol=1e-5, rtol=1e-4
+        )
+
+
+def test_fwsvd_weighs_rows_by_their_fisher_information(model: nn.Module, clips: Batches) -> None:
+    smaller, plan = compressed(model, clips, "fwsvd")
+    curvature = measure(model, clips, Classification(), estimate="diagonal", damping=1e-6)
+    for name in NAMES:
+        root = curvature.G[name].diagonal().sqrt()[:, None]
+        expected = truncated(root * weight(model, name), rank_of(plan, name)) / root
+        torch.testing.assert_close(held(smaller, name), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_asvd_scales_columns_by_the_root_of_mean_magnitudes(model: nn.Module, clips: Batches) -> None:
+    smaller, plan = compressed(model, clips, "asvd")
+    for name in NAMES:
+        scale = inputs(model, clips, name).abs().mean(0).sqrt()
+        expected = truncated(weight(model, name) * scale, rank_of(plan, name)) / scale
+        torch.testing.assert_close(held(smaller, name), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_svd_llm_whitens_by_the_cholesky_factor_of_its_inputs(model: nn.Module, clips: Batches) -> None:
+    smaller, plan = compressed(model, clips, "svd-llm")
+    for name in NAMES:
+        x = inputs(model, clips, name)
+        S = torch.linalg.cholesky(x.T @ x + 1e-6 * (x.T @ x).diagonal().mean() * torch.eye(x.shape[1]).double())
+        expected = truncated(weight(model, name) @ S, rank_of(plan, name)) @ torch.linalg.inv(S)
+        torch.testing.assert_close(held(smaller, name), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_svd_llms_update_is_least_squares_on_what_the_smaller_model_produces(model: nn.Module, clips: Batches) -> None:
+    smaller, _ = compressed(model, clips, "svd-llm-update")
+    before, _ = compressed(model, clips, "svd-llm")
+    moved = 0.0
+    for name in NAMES:
+        x = inputs(smaller, clips, name)  # coefficients further on do not change it
+        basis = factored_layers(smaller)[name].bases()["right"].map.weight.detach().double()
+        expected = torch.linalg.lstsq(x @ basis.T, x @ weight(model, name).T).solution.T @ basis
+        torch.testing.assert_close(held(smaller, name), expected, atol=1e-3, rtol=1e-2)
+        moved = max(moved, float((held(smaller, name) - held(before, name)).abs().max()))
+    assert moved > 1e-3
+
+
+def test_basis_sharing_factorises_stacked_weights_in_pooled_inputs(model: nn.Module, clips: Batches) -> None:
+    smaller, plan = compressed(model, clips, "basis-sharing", keep=0.7)  # no update above 0.6
+    for pair in (("layers.0.k", "layers.1.k"), ("layers.2.fc1", "layers.3.fc1")):
+        x = torch.cat([inputs(model, clips, name) for name in pair])
+        S = torch.linalg.cholesky(x.T @ x).T  # x.T @ x = Sᵀ S
+        stacked = S @ torch.cat([weight(model, name).T for name in pair], 1)
+        assert plan.class_of(pair[0]).layers == pair
+        expected = torch.linalg.inv(S) @ truncated(stacked, rank_of(plan, pair[0]))
+        found = torch.cat([held(smaller, name).T for name in pair], 1)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-2)
+    assert plan.class_of("layers.0.o").layers == ("layers.0.o",)
+    assert plan.class_of("layers.0.fc2").layers == ("layers.0.fc2",)
+
+
+def test_basis_sharing_updates_at_small_sizes_alone() -> None:
+    assert PRESETS["basis-sharing"].updated_below == 0.6
+
+
+def test_d_rank_spends_ranks_by_the_root_of_effective_rank(model: nn.Module, clips: Batches) -> None:
+    _, plan = compressed(model, clips, "d-rank", keep=0.5)
+    wanted, cost = {}, {}
+    for cls in plan.classes:
+        x = torch.cat([inputs(model, clips, name) for name in cls.layers])
+        stacked = torch.cat([weight(model, name).T for name in cls.layers], 1)
+        energy = torch.linalg.svdvals(torch.linalg.cholesky(x.T @ x).T @ stacked).square()
+        p = energy / energy.sum()
+        cost[cls.layers] = sum(stacked.shape)
+        wanted[cls.layers] = math.sqrt(float(torch.exp(-(p * p.log()).sum())) / cost[cls.layers])
+    scale = 0.5 * plan.parameters_dense / sum(wanted[key] * cost[key] for key in wanted)
+    ranks = {key: scale * value for key, value in wanted.items()}
+    for key in ranks:
+        if key[0].endswith((".q", ".k")):
+            v = next(other for other in ranks if other[0] == key[0][:-1] + "v")
+            ranks[v] += 0.3 * scale * wanted[key]
+            ranks[key] *= 0.7
+    assert max(ranks.values()) <= 8
+    for cls in plan.classes:
+        assert cls.rank is not None
+        assert abs(cls.rank - ranks[cls.layers]) < 1.5
+
+
+def test_two_sided_is_the_svd_in_both_metrics(model: nn.Module, clips: Batches) -> None:
+    smaller, plan = compressed(model, clips, "two-sided")
+    curvature: Curvature = measure(model, clips, Classification(), damping=1e-6)
+
+    def root(matrix: Tensor) -> Tensor:
+        values, vectors = torch.linalg.eigh(matrix)
+        return (vectors * values.sqrt()) @ vectors.T
+
+    for name in NAMES:
+        left, right = root(curvature.G[name]), root(curvature.A[name])
+        expected = torch.linalg.inv(left) @ truncated(left @ weight(model, name) @ right, rank_of(plan, name))
+        torch.testing.assert_close(held(smaller, name), expected @ torch.linalg.inv(right), atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+@pytest.mark.parametrize("keep", [0.9, 0.45])
+def test_all_presets_are_of_one_size(preset: Preset, keep: float, model: nn.Module, clips: Batches) -> None:
+    smaller, plan = compressed(model, clips, preset.name, keep)
+    freed = parameter_count(model) - parameter_count(smaller)
+    assert freed == plan.parameters_dense - plan.parameters
+    least = min(8 + 8, *(cls.parameters // (cls.rank or 1) for cls in plan.classes))
+    assert keep * plan.parameters_dense - least < plan.parameters <= keep * plan.parameters_dense
+    assert not torch.equal(smaller(clips[0][0]), model(clips[0][0]))
+
+
+def test_layers_that_read_a_normalised_stream_are_found_by_running_the_model(model: nn.Module, clips: Batches) -> None:
+    layers = find_layers(model)
+    found = readers_of_norms(model, layers, clips[0], Classification())
+    # the first block of this model reads the raw stream
+    assert {name for name in found if name.startswith("layers.2.")} == {
+        f"layers.2.{part}" for part in ("q", "k", "v", "fc1")
+    }
+    assert "layers.0.o" not in found
+    assert "layers.3.fc2" not in found
+
+
+def test_neighbours_are_the_same_matrix_of_consecutive_blocks(model: nn.Module) -> None:
+    layers = find_layers(model)
+    names = [[layers[i].name for i in group] for group in neighbours(layers, 3)]
+    assert ["layers.0.q", "layers.1.q", "layers.2.q"] in names
+    assert ["layers.3.q"] in names
+    assert ["proj"] in names
+    assert sorted(name for group in names for name in group) == sorted(layer.name for layer in layers)
+
+
+def test_a_preset_goes_the_whole_way_and_is_refined(model: nn.Module, clips: Batches, tmp_path: Path) -> None:
+    settings = Settings(keep=KEEP, preset="basis-sharing")
+    report, _ = compress_into(
+        tmp_path / "out", model, clips, clips, settings, refinement=RefineSettings(steps=4, holdout=0.25)
+    )
+    assert report["preset"] == "basis-sharing"
+    assert report["solver"] == "basis-sharing"
+    assert report["kept"] <= KEEP
+    assert report["divergence_after"] <= report["divergence_before"]
+    assert {"measure", "plan", "apply", "update", "refine", "save", "load", "evaluate"} <= set(report["seconds"])
+
+
+def test_bad_presets_get_a_sentence() -> None:
+    with pytest.raises(ValueError, match="no preset is called 'svdllm'; there are geocolor, svd, "):
+        find_preset("svdllm")
+    with pytest.raises(ValueError, match="--preset svd needs --keep"):
+        check_settings(Settings(bases=3, preset="svd"))
+    with pytest.raises(ValueError, match="--solver belongs to the search"):
+        check_settings(Settings(keep=0.5, preset="svd", solver="greedy"))
