@@ -88,8 +88,7 @@ def weight_of(model: nn.Module, layer: Layer, dtype: torch.dtype = torch.float64
     """A copy of the weight as an m × n matrix. Raises ValueError when it holds NaN or infinite values."""
     stored = model.get_submodule(layer.name).weight
     assert isinstance(stored, Tensor)
-    weight = stored.detach().to(dtype=dtype, copy=True)
-    weight = weight.T.contiguous() if layer.form == "conv1d" else weight.flatten(1)
+    weight = as_matrix(layer, stored.detach().to(dtype=dtype, copy=True)).contiguous()
     if weight.shape != (layer.m, layer.n):
         raise ValueError(
             f"layer {layer.name!r} is {weight.shape[0]} × {weight.shape[1]} in this model, not {layer.m} × {layer.n}: "
@@ -105,8 +104,13 @@ def weight_of(model: nn.Module, layer: Layer, dtype: torch.dtype = torch.float64
     return weight
 
 
+def as_matrix(layer: Layer, stored: Tensor) -> Tensor:
+    """What is stored in the shape of the layer's weight, such as its gradient, as an m × n matrix."""
+    return stored.T if layer.form == "conv1d" else stored.flatten(1)
+
+
 def as_stored(layer: Layer, matrix: Tensor) -> Tensor:
-    """The m × n matrix in the shape in which the layer's module stores its weight; inverse of `weight_of`."""
+    """The m × n matrix in the shape in which the layer's module stores its weight; inverse of `as_matrix`."""
     if layer.form == "conv1d":
         return matrix.T
     if layer.form == "conv2d":

@@ -2,13 +2,16 @@
 
 from geocolor.curvature.curvature import Curvature, load_curvature
 from geocolor.curvature.exact import ExactCurvature, hessian_block
+from geocolor.curvature.lanczos import Axes, LanczosCurvature, measure_axes
 from geocolor.curvature.measurement import ESTIMATES, accumulate, finish, measure
 from geocolor.curvature.sums import Sums, load_sums
 
 __all__ = [
     "ESTIMATES",
+    "Axes",
     "Curvature",
     "ExactCurvature",
+    "LanczosCurvature",
     "Sums",
     "accumulate",
     "finish",
@@ -16,4 +19,5 @@ __all__ = [
     "load_curvature",
     "load_sums",
     "measure",
+    "measure_axes",
 ]
