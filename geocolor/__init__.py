@@ -27,6 +27,7 @@ from geocolor.planning import plan
 from geocolor.plans import Plan, PlannedClass, read_plan, write_plan
 from geocolor.probes import calibrate
 from geocolor.refinement import Refinement, RefineSettings, refine
+from geocolor.scope import LeftOut, left_out
 from geocolor.storage import export_dense, load, save
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Curvature",
     "Evaluation",
     "Layer",
+    "LeftOut",
     "Plan",
     "PlannedClass",
     "RefineSettings",
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate",
     "export_dense",
     "find_layers",
+    "left_out",
     "load",
     "load_curvature",
     "measure",

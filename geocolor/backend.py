@@ -25,6 +25,17 @@ from geocolor.layers import Form, Layer
 from geocolor.plans import Plan
 from geocolor.shared_basis import SharedBasis
 
+#: Tables of a module that hold what users register on it.
+_HOOKS = {
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+}
+
 
 def install(
     model: nn.Module,
@@ -189,8 +200,18 @@ def _build_class(
             factored = OutLayer(layer, coefficients, left, _copy(bias))
         else:
             factored = BothLayer(layer, coefficients, left, right, _copy(bias))
+        _hand_over_hooks(originals[name], factored)
         built[name] = factored.train(originals[name].training)
     return built
+
+
+def _hand_over_hooks(original: nn.Module, factored: nn.Module) -> None:
+    """What a user hung on the layer goes on; the very same tables, so that their handles still remove them."""
+    for table, hooks in vars(original).items():
+        if hooks and table in _HOOKS:
+            object.__setattr__(factored, table, hooks)
+    if original._backward_hooks:
+        factored._is_full_backward_hook = original._is_full_backward_hook
 
 
 def _copy(bias: Tensor | None) -> nn.Parameter | None:

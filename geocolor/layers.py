@@ -64,9 +64,9 @@ def find_layers(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequ
     whose factors are layers too.
     """
     _refuse_compressed(model)
-    candidates = {layer.name: layer for layer in _candidates(model)}
-    tied = _tied(model, candidates)
-    heads = _heads(model, list(candidates)) - tied
+    candidates = {layer.name: layer for layer in linear_maps(model)}
+    tied = tied_weights(model, candidates)
+    heads = output_heads(model, list(candidates)) - tied
     for pattern in include:
         _check_include(pattern, candidates, heads, tied)
     for pattern in exclude:
@@ -150,10 +150,11 @@ def _refuse_compressed(model: nn.Module) -> None:
         )
 
 
-def _candidates(model: nn.Module) -> Iterator[Layer]:
+def linear_maps(model: nn.Module) -> Iterator[Layer]:
+    """Every module that multiplies by its weight and does nothing else, whether or not it is in scope."""
     for name, module in model.named_modules():
         weight = module._parameters.get("weight")  # absent where a parametrization computes the weight
-        if not name or weight is None or not weight.is_floating_point():
+        if not name or weight is None or not weight.is_floating_point() or "forward" in module.__dict__:
             continue
         forward = type(module).forward
         if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
@@ -179,7 +180,7 @@ def _geometry(module: nn.Conv2d) -> tuple[int, ...] | None:
     return tuple(int(i) for i in (*module.kernel_size, *module.stride, *padding, *module.dilation))
 
 
-def _tied(model: nn.Module, candidates: Iterable[str]) -> set[str]:
+def tied_weights(model: nn.Module, candidates: Iterable[str]) -> set[str]:
     """Candidates whose weight is registered a second time: as the same module, parameter or memory."""
     uses = Counter(
         storage_key(parameter)
@@ -191,7 +192,8 @@ def _tied(model: nn.Module, candidates: Iterable[str]) -> set[str]:
     return {name for name, key in keys.items() if uses[key] > 1}
 
 
-def _heads(model: nn.Module, names: list[str]) -> set[str]:
+def output_heads(model: nn.Module, names: list[str]) -> set[str]:
+    """Of the linear maps `names`, those that are outputs rather than parts of the body."""
     if isinstance(model, PreTrainedModel):
         modules = {id(module): name for name, module in model.named_modules()}
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None

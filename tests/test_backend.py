@@ -200,6 +200,23 @@ def test_installing_leaves_the_model_alone_unless_told_otherwise() -> None:
     assert list(factored_layers(model)) == ["q"]
 
 
+def test_hooks_on_a_replaced_layer_go_on_and_can_still_be_removed() -> None:
+    model = Attention()
+    seen: list[str] = []
+    handles = [
+        model.q.register_forward_hook(lambda module, x, y: seen.append("forward")),
+        model.q.register_forward_pre_hook(lambda module, x: seen.append("before")),
+        model.q.register_full_backward_hook(lambda module, x, y: seen.append("backward")),
+    ]
+    smaller = compressed(model, [("in", ["q", "k"], 5)], inplace=True)
+    smaller(torch.randn(2, D)).sum().backward()
+    assert seen == ["before", "forward", "backward"]
+    for handle in handles:
+        handle.remove()
+    smaller(torch.randn(2, D)).sum().backward()
+    assert len(seen) == 3
+
+
 def test_installing_draws_no_random_numbers() -> None:
     model = Attention()
     plan = plan_of(model, [("in", ["q", "k", "v"], 5)])

@@ -165,6 +165,45 @@ def test_a_tensor_changed_in_place_is_another_input():
     torch.testing.assert_close(curvature.A["layers.1"], ((x + 1).T @ (x + 1) / 30).double(), rtol=1e-5, atol=1e-6)
 
 
+def test_convolutions_of_unlike_windows_read_unlike_patches_of_one_image():
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Conv2d(2, 3, k, padding=k // 2) for k in (3, 3, 1)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return sum(layer(x) for layer in self.layers)
+
+    x = torch.randn(70, 2, 5, 5)
+    curvature = measure(Branches(), [(x, torch.zeros(70, 3, 5, 5))], SquaredError())
+    assert dict(curvature.inputs) == {"layers.0": "layers.0", "layers.1": "layers.0", "layers.2": "layers.2"}
+    assert {name: len(A) for name, A in curvature.A.items()} == {"layers.0": 18, "layers.1": 18, "layers.2": 2}
+
+
+def test_layers_that_share_some_inputs_but_not_all_are_measured_apart():
+    class Relative(nn.Module):
+        """An attention whose key projects positions too, with q, k and v in one order or another."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+            self.register_buffer("positions", torch.randn(9, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            query, key, value = (layer(x) for layer in self.layers)
+            return query * key * value + key * self.layers[1](self.positions).mean(0)
+
+    model = Relative().double()
+    batches = [(torch.randn(40, 4).double(), torch.zeros(40, 4).double()) for _ in range(2)]
+    shared = measure(model, batches, SquaredError())
+    alone = measure(model, batches, SquaredError(), share_inputs=False)
+    assert dict(shared.inputs) == {"layers.0": "layers.0", "layers.1": "layers.1", "layers.2": "layers.0"}
+    for name in alone.A:
+        torch.testing.assert_close(shared.A[name], alone.A[name])
+        torch.testing.assert_close(shared.G[name], alone.G[name])
+    assert dict(shared.positions)["layers.1"] == 98
+
+
 def test_a_model_whose_sharing_of_inputs_changes_is_refused_with_a_way_out():
     class Fickle(Classifier):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

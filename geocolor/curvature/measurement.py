@@ -106,7 +106,18 @@ def accumulate(
     mask: Tensor | None = None
 
     def on_call(layer: Layer, x: Tensor) -> OnGradient | None:
-        return how.observe(sums, layer, x, mask, groups.reads(layer.name, x))
+        return how.observe(sums, layer, x, mask, groups.reads(layer, x))
+
+    def run(batch: Batch, index: int) -> int:
+        outputs = loss.forward(model, batch)
+        units = 0
+        for draw in range(draws):
+            generator = _generator(device, seed, index, draw)
+            pseudo, units = loss.sample(outputs, batch, generator)
+            if how.needs_gradients:
+                _backward(pseudo, leaves, retain=draw + 1 < draws)
+        leaves.clear()
+        return units
 
     rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     device = device_of(model)
@@ -119,17 +130,14 @@ def accumulate(
             if index % world == rank:
                 batch = move(batch, device)
                 mask = positions(batch)
-                outputs = loss.forward(model, batch)
-                units = 0
-                for draw in range(draws):
-                    generator = _generator(device, seed, index, draw)
-                    pseudo, units = loss.sample(outputs, batch, generator)
-                    if how.needs_gradients:
-                        _backward(pseudo, leaves, retain=draw + 1 < draws)
+                units = run(batch, index)
+                if not groups.settle():
+                    sums.tensors.clear()
+                    sums.positions.clear()
+                    groups.new_batch()
+                    units = run(batch, index)
                 groups.end_batch()
                 groups.new_batch()
-                leaves.clear()
-                del outputs, pseudo
                 sums.units += units
                 sums.sampled += units * draws
                 sums.samples += samples_in(batch)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import TensorWeakRef
 
-from geocolor.layers import Layer
+from geocolor.layers import Layer, Side
 from geocolor.modes import evaluating
 
 OnGradient = Callable[[Tensor], None]
@@ -67,44 +67,66 @@ def _hook(layer: Layer, on_call: OnCall, leaves: list[Tensor]) -> Callable[..., 
 
 
 class InputGroups:
-    """Which layers read the very same tensor, found by identity as the model runs.
+    """Which layers read the very same tensor on the same side, found by identity as the model runs.
 
-    `inputs` maps each layer to the first layer of its group; only that one's inputs are summed. A group is fixed when
-    its layers first run; where a later call contradicts it, the sums already hold a mixture and an error is raised.
+    `inputs` maps each layer to the first layer of its group; only that one's inputs are summed. The first batch settles
+    the groups; where a later call contradicts them, the sums already hold a mixture and an error is raised.
     """
 
     def __init__(self, inputs: dict[str, str], share: bool = True) -> None:
         self.inputs = inputs
         self._share = share
+        self._settled = False
         self.new_batch()
 
     def new_batch(self) -> None:
-        self._alive: dict[int, tuple[TensorWeakRef, int, int, str]] = {}
+        self._alive: dict[tuple[int, Side], tuple[TensorWeakRef, int, int, str]] = {}
         self._reads: dict[str, list[int]] = {}
         self._count = 0
 
-    def reads(self, name: str, x: Tensor) -> bool:
-        """Notes that layer `name` reads `x`; true when the sums of its group must take `x` in, under its own name."""
-        number, first = self._identify(name, x)
-        self._reads.setdefault(name, []).append(number)
-        group = self.inputs.setdefault(name, self.inputs.get(first, name) if self._share else name)
-        if group != name:
-            self._check(name, group, partly=True)
-        return group == name
+    def reads(self, layer: Layer, x: Tensor) -> bool:
+        """Notes that `layer` reads `x`; true when the sums of its group must take `x` in, under its own name."""
+        number, first = self._identify(layer, x)
+        self._reads.setdefault(layer.name, []).append(number)
+        group = self.inputs.setdefault(layer.name, self.inputs.get(first, layer.name) if self._share else layer.name)
+        if group != layer.name and self._settled:
+            self._check(layer.name, group, partly=True)
+        return group == layer.name
+
+    def settle(self) -> bool:
+        """After the first batch: whether the groups were right for all of it.
+
+        They are not where layers of a group have read some tensors in common but not all (an attention that projects
+        its positions with the key's matrix too). Then they are split, and the batch has to be measured again.
+        """
+        if self._settled:
+            return True
+        self._settled = True
+        firsts: dict[tuple[int, ...], str] = {}
+        finer = {
+            name: firsts.setdefault(tuple(numbers), name) if self._share else name
+            for name, numbers in self._reads.items()
+        }
+        right = all(self.inputs[name] == first for name, first in finer.items())
+        self.inputs.update(finer)
+        return right
 
     def end_batch(self) -> None:
         for name, group in self.inputs.items():
             if group != name and (name in self._reads or group in self._reads):
                 self._check(name, group, partly=False)
 
-    def _identify(self, name: str, x: Tensor) -> tuple[int, str]:
-        """A number for the tensor, equal for equal objects of equal version, and the first layer that read it."""
-        known = self._alive.get(id(x))
+    def _identify(self, layer: Layer, x: Tensor) -> tuple[int, str]:
+        """A number for tensor and side, equal for equal objects of equal version, and the first layer that read it.
+
+        Convolutions of unlike windows read unlike patches of one tensor.
+        """
+        known = self._alive.get((id(x), layer.in_side))
         if known is not None and known[0]() is x and known[1] == x._version:
             return known[2], known[3]
         self._count += 1
-        self._alive[id(x)] = (TensorWeakRef(x), x._version, self._count, name)
-        return self._count, name
+        self._alive[id(x), layer.in_side] = (TensorWeakRef(x), x._version, self._count, layer.name)
+        return self._count, layer.name
 
     def _check(self, name: str, group: str, partly: bool) -> None:
         own, others = self._reads.get(name, []), self._reads.get(group, [])
