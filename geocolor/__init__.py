@@ -28,6 +28,7 @@ from geocolor.plans import Plan, PlannedClass, read_plan, write_plan
 from geocolor.probes import calibrate
 from geocolor.refinement import Refinement, RefineSettings, refine
 from geocolor.scope import LeftOut, left_out
+from geocolor.shared_basis import each_linear_once
 from geocolor.storage import export_dense, load, save
 
 __version__ = "0.1.0"
@@ -44,6 +45,7 @@ __all__ = [
     "Refinement",
     "apply",
     "calibrate",
+    "each_linear_once",
     "evaluate",
     "export_dense",
     "find_layers",

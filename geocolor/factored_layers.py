@@ -48,11 +48,11 @@ class FactoredLayer(nn.Module):
                     f"a factor is a {type(module).__name__}, not a plain linear map, and cannot be multiplied out: "
                     "merge or remove adapters and quantization first"
                 )
-        product = self.coefficients.weight.flatten(1).to(dtype)
+        product = _matrix(self.coefficients, dtype)
         if "right" in bases:
-            product = product @ bases["right"].map.weight.flatten(1).to(dtype)
+            product = product @ _matrix(bases["right"].map, dtype)
         if "left" in bases:
-            product = bases["left"].map.weight.flatten(1).to(dtype) @ product
+            product = _matrix(bases["left"].map, dtype) @ product
         return product
 
     @property
@@ -129,6 +129,14 @@ class BothLayer(OutLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._add_bias(self.left(self.coefficients(self.right(x, self))))
+
+
+def _matrix(map: nn.Module, dtype: torch.dtype | None) -> Tensor:
+    """The weight of a factor as a matrix; of a quantized one the values it stands for."""
+    weight = map.weight
+    assert isinstance(weight, Tensor)
+    plain = weight if type(weight) in (Tensor, nn.Parameter) else weight.dequantize()
+    return plain.flatten(1).to(dtype)
 
 
 def dense_module(factored: FactoredLayer) -> nn.Module:

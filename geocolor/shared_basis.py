@@ -105,6 +105,23 @@ class _Memo:
         return _Memo, ()
 
 
+def each_linear_once() -> Callable[[nn.Module, str], bool]:
+    """A filter for tools that change the linear maps of a model and meet a shared basis again in each of its layers.
+
+    True for every nn.Linear on the first visit alone: `torchao.quantization.quantize_(model, config, once)`, with
+    `once = each_linear_once()` made anew for each model.
+    """
+    seen: set[nn.Module] = set()
+
+    def first(module: nn.Module, name: str = "") -> bool:
+        if not isinstance(module, nn.Linear) or module in seen:
+            return False
+        seen.add(module)
+        return True
+
+    return first
+
+
 def _circumstances(weight: Tensor, x: Tensor) -> tuple[object, ...] | None:
     """All that `Bᵀx` depends on beside the identity of the two; None where torch cannot tell whether it changed."""
     try:

@@ -10,7 +10,7 @@ import safetensors
 import safetensors.torch
 import transformers
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from geocolor.atomic import refuse_occupied, replace_directory
@@ -53,6 +53,7 @@ def save(
             "or save an ordinary model with its own save_pretrained or safetensors.torch.save_model"
         )
     attach_plan(model, plan)
+    _refuse_quantized(model)
     if isinstance(model, PreTrainedModel):
 
         def write(folder: Path) -> None:
@@ -127,6 +128,15 @@ def export_dense(
         f"wrote a dense model to {path}: {parameter_count(dense):,} parameters where the compressed model has "
         f"{parameter_count(model):,}. The factors are multiplied out, so the saving is gone"
     )
+
+
+def _refuse_quantized(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if type(parameter) is not nn.Parameter or type(parameter.data) is not Tensor:
+            raise ValueError(
+                f"parameter {name!r} is a {type(parameter.data).__name__}, which this format cannot hold: save the "
+                "model before it is quantized (or sharded), and do that again after loading"
+            )
 
 
 def _write_folder(path: Path, write: Callable[[Path], None], overwrite: bool, tokenizer: SavesItself | None) -> None:
