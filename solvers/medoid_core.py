@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from solvers.medoid_relaxation import Floats, Indices, Labels, Mask, choose, fixable
+
+
+@dataclass(frozen=True)
+class Summit:
+    """Where a climb over multipliers ended.
+
+    Attributes:
+        u: ``[L']`` the best multipliers met.
+        value: L(u), the offset included.
+        rho, chosen: ρ of each free candidate there, and those that the relaxation opens.
+        share: ``[F]`` how often each was opened of late.
+    """
+
+    u: Floats
+    value: float
+    rho: Floats
+    chosen: Indices
+    share: Floats
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,45 @@ class Core:
         rho[~usable] = 0.0
         chosen = choose(rho, self.label, self.limits, always)
         return self.offset + float(u.sum() + rho[chosen].sum()), rho, chosen
+
+    def below(self, usable: Mask, always: Mask) -> Core:
+        """What is left once some free candidates are closed and some opened, named by their places in this core."""
+        core = Core.of(self.columns, self.cap, self.label, self.limits, usable, always)
+        return replace(core, offset=core.offset + self.offset)
+
+    def climb(self, u: Floats, cutoff: float, steps: int, expired: Callable[[float], bool]) -> Summit | None:
+        """Subgradient steps from ``u``, as in ``Relaxation.climb`` but few; None when the time ran out.
+
+        They aim at the cutoff, and end at it, or where they have become small.
+        """
+        best, size, stalled = -math.inf, 1.5, 0
+        summit = Summit(u, best, np.zeros(0), np.zeros(0, dtype=np.intp), np.zeros(0))
+        reduced, ones, none = np.empty_like(self.columns), np.ones(len(u)), np.zeros(len(self.names), bool)
+        share, previous = np.zeros(len(self.names)), np.zeros(len(u))
+        for _ in range(steps):
+            if expired(self.columns.size / 4 + 20 * len(u)):
+                return None
+            total = float(u.sum())
+            rho: Floats = np.minimum(self.columns, u, out=reduced) @ ones - total
+            chosen = choose(rho, self.label, self.limits, none)
+            value = self.offset + total + float(rho[chosen].sum())
+            share *= 0.9
+            share[chosen] += 0.1
+            stalled = 0 if value > best + 0.01 * (cutoff - value) else stalled + 1
+            if value > best:
+                best, summit = value, Summit(u, value, rho, chosen, share)
+            if best >= cutoff:
+                break
+            slope = 1.0 - np.count_nonzero(self.columns[chosen] < u, axis=0)
+            slope[(slope > 0) & (u >= self.cap)] = 0.0
+            previous = slope + 0.3 * previous
+            length = float(previous @ previous)
+            if stalled >= 4:
+                size, stalled, u = 0.6 * size, 0, summit.u
+            if length == 0 or size < 0.2:
+                break
+            u = np.clip(u + size * (cutoff - value) / length * previous, 0.0, self.cap)
+        return summit
 
     def fix(
         self, value: float, rho: Floats, chosen: Indices, usable: Mask, always: Mask, cutoff: float

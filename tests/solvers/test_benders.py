@@ -49,10 +49,11 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("steps", [0, 3, 600])
-def test_the_tree_finds_and_proves_the_optimum_wherever_the_multipliers_leave_it(kind, steps):
+@pytest.mark.parametrize("few", [0, 12], ids=["program", "multipliers"])
+def test_the_tree_finds_and_proves_the_optimum_wherever_the_multipliers_leave_it(kind, steps, few):
     for seed in range(6):
         problem = random_problem(seed, **kind)
-        solution, best = solve(problem, Benders(steps=steps, probes=2), seed=seed), best_open_set(problem)
+        solution, best = solve(problem, Benders(steps=steps, probes=2, few=few), seed=seed), best_open_set(problem)
         assert solution.status == ("optimal" if math.isfinite(best) else "infeasible")
         assert solution.cost == pytest.approx(best)
         assert solution.lower_bound == pytest.approx(best)
@@ -163,22 +164,23 @@ def hard(seed=0, size=120, K=8):
 
 def test_a_time_limit_is_kept_and_leaves_a_coloring_and_a_bound():
     began = time.perf_counter()
-    solution = solve(hard(), Benders(), time_limit=0.4)
+    solution = solve(hard(K=16), Benders(), time_limit=0.4)
     assert solution.status == "time_limit"
     assert 0 < solution.gap < 0.5
-    assert certify(hard(), solution).sound
+    assert certify(hard(K=16), solution).sound
     assert time.perf_counter() - began < 5  # generous: the machine may be busy
 
 
-def test_a_deterministic_run_cut_short_repeats_itself():
-    first, second = (solve(hard(), "benders", time_limit=0.3, deterministic=True, seed=4) for _ in range(2))
+@pytest.mark.parametrize("K", [8, 16])
+def test_a_deterministic_run_cut_short_repeats_itself(K):
+    first, second = (solve(hard(K=K), "benders", time_limit=0.3, deterministic=True, seed=4) for _ in range(2))
     assert first.status == "time_limit"
     assert (first.coloring, first.lower_bound) == (second.coloring, second.lower_bound)
 
 
 def test_ctrl_c_returns_the_best_coloring_and_a_bound_that_holds():
     program = """
-problem = solvers.MedoidProblem(np.random.default_rng(0).random((200, 200)), 8)
+problem = solvers.MedoidProblem(np.random.default_rng(0).random((200, 200)), 16)
 solution = solvers.solve(problem, "benders", time_limit=600)
 print(solution.interrupted, 0 < solution.lower_bound < solution.cost, solvers.certify(problem, solution).sound)
 """
@@ -196,6 +198,15 @@ def test_known_optima_are_proven(name):
     assert solution.status == "optimal"
     assert solution.cost == optimum
     assert certify(problem, solution).sound
+
+
+def test_both_trees_prove_what_random_costs_leave_open():
+    problem = hard(size=50, K=5)
+    solutions = [solve(problem, Benders(few=few)) for few in (0, 12)]
+    assert solutions[0].cost == pytest.approx(solutions[1].cost)
+    for solution in solutions:
+        assert solution.status == "optimal"
+        assert solution.proof.startswith("tree of")
 
 
 def test_settings_out_of_range_are_refused():
