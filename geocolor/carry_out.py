@@ -7,17 +7,23 @@ from collections.abc import Mapping
 import torch
 
 from geocolor import backend
+from geocolor.axes_trust_region import axis_metric, fit_axes, own_basis
 from geocolor.bases import Factors, Metric, factorize, metric
-from geocolor.curvature import Curvature
+from geocolor.curvature import Curvature, LanczosCurvature
 from geocolor.graph import medoid_basis
 from geocolor.layers import weight_of
 from geocolor.plans import Plan, PlannedClass
 from geocolor.progress import track
-from geocolor.trust_region import Fit, eigen_metric, fit
+from geocolor.trust_region import Fit, Mode, eigen_metric, fit
 
 
 def apply(
-    model: torch.nn.Module, plan: Plan, curvature: Curvature, *, inplace: bool = False, progress: bool = False
+    model: torch.nn.Module,
+    plan: Plan,
+    curvature: Curvature | LanczosCurvature,
+    *,
+    inplace: bool = False,
+    progress: bool = False,
 ) -> torch.nn.Module:
     """Replace the planned layers by factored ones that share their bases; the rest of the model stays as it is.
 
@@ -25,10 +31,17 @@ def apply(
     the curvature misses one of its layers.
     """
     plan.check(model)
-    missing = [name for name in plan.layers if name not in curvature.A]
+    lanczos = isinstance(curvature, LanczosCurvature)
+    if lanczos != (plan.curvature.get("estimate") == "lanczos"):
+        raise ValueError(
+            f"the plan was made with the curvature {plan.curvature.get('estimate')!r} and cannot be carried out with "
+            f"{curvature.estimate!r}: Geo-Sharing's plans and axes of the Hessian belong together"
+        )
+    held = curvature.axes if isinstance(curvature, LanczosCurvature) else curvature.A
+    missing = [name for name in plan.layers if name not in held]
     if missing:
         raise ValueError(
-            f"the curvature holds no factors of layer {missing[0]!r}: measure the model the plan was made for"
+            f"the curvature holds nothing of layer {missing[0]!r}: measure the model the plan was made for"
         )
     factors = list(factorize_plan(model, plan, curvature, progress=progress))
     target = model if inplace else copy.deepcopy(model)
@@ -36,24 +49,28 @@ def apply(
 
 
 def factorize_plan(
-    model: torch.nn.Module, plan: Plan, curvature: Curvature, *, progress: bool = False
+    model: torch.nn.Module, plan: Plan, curvature: Curvature | LanczosCurvature, *, progress: bool = False
 ) -> list[Factors]:
     """Bases and coefficients of every class that is not dense, float64."""
     layers = {layer.name: layer for layer in plan.shareable_layers()}
     classes = [cls for cls in plan.classes if cls.kind != "dense"]
-    found = []
+    found, outside = [], list[str]()
     for cls in track(classes, "fitting bases and coefficients", wanted=progress):
         names = set(cls.layers) | ({cls.medoid} if cls.medoid else set())
-        metrics = {name: metric(weight_of(model, layers[name]), curvature.G[name], curvature.A[name]) for name in names}
-        factors, fits = factorize_class(cls, metrics, curvature, plan.trust_region, plan.flat_energy or 0.05)
-        outside = [name for name, result in fits.items() if not result.reached]
-        if outside:
-            warnings.warn(
-                f"{len(outside)} layers cannot come within the trust region β={plan.trust_region:g} in their basis "
-                f"(first: {outside[0]!r}); the nearest coefficients are used and priced. Raise β or the rank",
-                stacklevel=2,
-            )
+        weights = {name: weight_of(model, layers[name]) for name in names}
+        if isinstance(curvature, LanczosCurvature):
+            factors, fits = factorize_lent(cls, weights, curvature, plan.trust_region, plan.curvature["mode"])
+        else:
+            metrics = {name: metric(weights[name], curvature.G[name], curvature.A[name]) for name in names}
+            factors, fits = factorize_class(cls, metrics, curvature, plan.trust_region, plan.flat_energy or 0.05)
+        outside += [name for name, result in fits.items() if not result.reached]
         found.append(factors)
+    if outside:
+        warnings.warn(
+            f"{len(outside)} layers cannot come within the trust region β={plan.trust_region:g} in their basis "
+            f"(first: {outside[0]!r}); the nearest coefficients are used and priced. Raise β or the rank",
+            stacklevel=3,
+        )
     return found
 
 
@@ -81,3 +98,16 @@ def factorize_class(
         fits[name] = fit(eigen, factors.left, factors.right, beta)
     fitted = {name: result.coefficients for name, result in fits.items()}
     return Factors(factors.kind, factors.layers, fitted, factors.left, factors.right), fits
+
+
+def factorize_lent(
+    cls: PlannedClass, weights: Mapping[str, torch.Tensor], curvature: LanczosCurvature, beta: float | None, mode: Mode
+) -> tuple[Factors, dict[str, Fit]]:
+    """Geo-Sharing's factors of a class: the singular vectors of its medoid, coefficients by the Hessian's axes."""
+    assert cls.medoid is not None
+    left, right = (vectors[:, : cls.rank] for vectors in own_basis(weights[cls.medoid]))
+    fits = {
+        name: fit_axes(axis_metric(weights[name], curvature.axes[name]), left, right, beta, mode) for name in cls.layers
+    }
+    fitted = {name: result.coefficients for name, result in fits.items()}
+    return Factors("both", cls.layers, fitted, left, right), fits

@@ -273,6 +273,17 @@ def move(batch: Batch, device: torch.device | str) -> Batch:
     return batch
 
 
+def head(batch: Batch, samples: int) -> Batch:
+    """The batch with its first `samples` samples only."""
+    if isinstance(batch, Tensor):
+        return batch[:samples] if batch.ndim else batch
+    if isinstance(batch, Mapping):
+        return {key: head(value, samples) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return tuple(head(value, samples) for value in batch)
+    return batch
+
+
 def samples_in(batch: Batch) -> int:
     """Number of samples: the first dimension of the first tensor found."""
     if isinstance(batch, Tensor):

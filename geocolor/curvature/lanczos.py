@@ -106,6 +106,7 @@ class LanczosCurvature:
     def damage(self, name: str, delta: Tensor) -> float:
         """Predicted rise of the loss, `½ Σ λ⁺ (qᵀδ)² + ½ σ ‖δ − QQᵀδ‖²`, for a change `delta` (m × n)."""
         axes = self.axes[name]
+        delta = delta.detach()
         inside = axes.coordinates(delta)
         outside = max(float(delta.double().square().sum() - inside.square().sum()), 0.0)
         return 0.5 * float(axes.values.clamp(min=0) @ inside.square()) + 0.5 * axes.rest * outside
