@@ -32,7 +32,7 @@ format: $(VENV)/.installed  ## Put the code in order
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed  ## The benchmarks, on real models and data below DATA
-	$(BIN)/python -m benchmarks.main_job --data $(DATA)
+	$(BIN)/python -m benchmarks.quality --data $(DATA)
 
 race: $(VENV)/.installed  ## Solvers and their peers, on the instances below DATA/solver and made ones
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[peers]'

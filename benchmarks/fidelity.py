@@ -10,10 +10,10 @@ plans and prices; test data is only looked at. Results are written after every p
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,27 +23,21 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
-from benchmarks.peers import fixed_plan, neighbours, private, uniform
-from benchmarks.subjects import Subject, embedded, kwt1, minilm, stories260k
+from benchmarks.subjects import SUBJECTS, Name, Subject
 from geocolor.atomic import write_atomically
 from geocolor.backend import factored_layers
 from geocolor.budget import Allocation, Group, UnreachableError, allocate
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, measure
 from geocolor.graph import CostGraph, price
+from geocolor.habits import neighbours, private, readers_of_norms
 from geocolor.layers import find_layers, weight_of
-from geocolor.planning import plan
+from geocolor.planning import fixed_plan, plan
 from geocolor.plans import Plan
 from geocolor.probes import calibrate, divergence_of
+from geocolor.ranks import rounded, uniform
 
-Name = Literal["stories260K", "kwt1", "embedded", "minilm"]
 Row = dict[str, Any]
-SUBJECTS: Mapping[str, Callable[[Path], Subject]] = {
-    "stories260K": stories260k,
-    "kwt1": kwt1,
-    "embedded": embedded,
-    "minilm": minilm,
-}
 RANDOM_PLANS = 24
 
 
@@ -79,13 +73,14 @@ def plans(graphs: Mapping[float, CostGraph], subject: Subject, keep: float) -> I
             yield f"{solver}, p={power:g}", plan(priced, keep, solver=solver, time_limit=20)
     for kinds in (("in",), ("out",), ("in", "out")):
         yield f"greedy, {'+'.join(kinds)}", plan(replace(graph, kinds=kinds, _hulls={}), keep, solver="greedy")
-    habits = [("neighbours", neighbours(graph.layers, subject.unshared, size)) for size in (2, 3, 4, 100)]
+    reading = readers_of_norms(subject.model, graph.layers, subject.calibration[0], subject.loss)
+    habits = [("neighbours", neighbours(graph.layers, size, reading or None)) for size in (2, 3, 4, 100)]
     for name, groups in [*habits, ("private", private(graph.layers))]:
         size = max(map(len, groups))
         title = f"{name} by {size}" if size > 1 else name
         for allocated in ("allocated", "uniform"):
             if allocated == "uniform":
-                options = uniform(graph, groups, keep)
+                options = rounded(graph, groups, uniform(graph, groups, keep), keep)
             else:
                 options = list(allocate(graph, groups, budget).options)
             yield f"{title}, {allocated}", fixed_plan(graph, groups, options, keep, title)

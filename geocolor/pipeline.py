@@ -100,15 +100,35 @@ def prepare(
     calibration: Sequence[Any],
     settings: Settings,
     *,
+    curvature: Curvature | None = None,
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
 ) -> Prepared:
-    """Measure curvature, price the layers, search plans, keep the one that does least damage on calibration data."""
+    """Measure curvature, price the layers, search plans, keep the one that does least damage on calibration data.
+
+    `curvature`: measured already, with these settings, and without probes.
+    """
     preset = find_preset(settings.preset)
     if preset is not None:
-        return _by_preset(preset, model, calibration, settings, loss=loss, clock=clock, progress=progress)
-    curvature, graph = priced(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+        return _by_preset(
+            preset, model, calibration, settings, curvature=curvature, loss=loss, clock=clock, progress=progress
+        )
+    _, graph = priced(model, calibration, settings, curvature=curvature, loss=loss, clock=clock, progress=progress)
+    return searched(model, graph, calibration, settings, loss=loss, clock=clock, progress=progress)
+
+
+def searched(
+    model: nn.Module,
+    graph: CostGraph,
+    calibration: Sequence[Any],
+    settings: Settings,
+    *,
+    loss: Loss | None = None,
+    clock: Clock,
+    progress: bool = False,
+) -> Prepared:
+    """A plan for every aggregate of the graph, and of those the one that does least damage on calibration data."""
     with clock("plan"):
         found = [
             plan(
@@ -128,7 +148,7 @@ def prepare(
     if settings.probes:
         with clock("verify"):
             found = [verified(model, graph, found, calibration, loss, progress=progress)]
-    return Prepared(curvature, graph.under(found[0].aggregate), found[0])
+    return Prepared(graph.curvature, graph.under(found[0].aggregate), found[0])
 
 
 def _by_preset(
@@ -137,6 +157,7 @@ def _by_preset(
     calibration: Sequence[Any],
     settings: Settings,
     *,
+    curvature: Curvature | None,
     loss: Loss | None,
     clock: Clock,
     progress: bool,
@@ -144,7 +165,8 @@ def _by_preset(
     """Measured and planned as a published method has it: nothing is searched."""
     if settings.keep is None:
         raise ValueError(f"the preset {preset.name} needs keep, the fraction of the parameters that may remain")
-    curvature = _measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+    if curvature is None:
+        curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
     with clock("plan"):
         graph, made = preset.plan(model, curvature, settings.keep, calibration[0], loss)
     return Prepared(graph.curvature, graph, made, updated=settings.keep <= preset.updated_below)
@@ -190,15 +212,15 @@ def verified(
             with suppress(UnreachableError):  # only sharing may meet a budget of few bases
                 priced = graph.under(each.aggregate)
                 candidates.append(plan(priced, each.keep, each.bases, solver="private", beta=each.trust_region))
-    measured: dict[str, float] = {}
+    distance: dict[str, float] = {}
     for each in candidates:
-        if (shape := _shape(each)) not in measured:
+        if (shape := _shape(each)) not in distance:
             candidate = apply(model, each, graph.curvature, progress=progress)
-            measured[shape] = divergence_of(model, candidate, batches, loss, progress=progress)
-    chosen = min(candidates, key=lambda each: measured[_shape(each)])
-    damage, predicted = measured[_shape(chosen)], chosen.predicted_damage
+            distance[shape] = divergence_of(model, candidate, batches, loss, progress=progress)
+    chosen = min(candidates, key=lambda each: distance[_shape(each)])
+    damage, predicted = distance[_shape(chosen)], chosen.predicted_damage
     if not any(_shape(chosen) == _shape(each) for each in plans):
-        sharing = min(measured[_shape(each)] for each in plans)
+        sharing = min(distance[_shape(each)] for each in plans)
         warnings.warn(
             f"sharing was predicted to do less damage and did more on calibration data ({sharing:.4g} against "
             f"{damage:.4g} {graph.curvature.unit} from the dense model): the plan without sharing is used. "
@@ -218,12 +240,14 @@ def priced(
     calibration: Sequence[Any],
     settings: Settings,
     *,
+    curvature: Curvature | None = None,
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
 ) -> tuple[Curvature, CostGraph]:
     """Measure curvature and make the cost graph."""
-    curvature = _measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+    if curvature is None:
+        curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
     if settings.probes:
         with clock("calibrate"):
             curvature = calibrate(
@@ -242,14 +266,14 @@ def priced(
     return curvature, graph
 
 
-def _measured(
+def measured(
     model: nn.Module,
     calibration: Sequence[Any],
     settings: Settings,
     *,
-    loss: Loss | None,
+    loss: Loss | None = None,
     clock: Clock,
-    progress: bool,
+    progress: bool = False,
 ) -> Curvature:
     """The curvature that the preset asks for, where the settings name none."""
     preset = find_preset(settings.preset)

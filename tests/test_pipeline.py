@@ -10,7 +10,9 @@ import geocolor
 from geocolor.graph import CostGraph
 from geocolor.losses import Classification
 from geocolor.pipeline import AGGREGATES, Clock, Settings, prepare, verified
+from geocolor.planning import fixed_plan
 from geocolor.probes import divergence_of, few
+from geocolor.ranks import rounded, uniform
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -74,10 +76,9 @@ def test_sharing_that_does_more_damage_than_none_is_dropped_with_a_warning(
 
 def forced(graph: CostGraph) -> geocolor.Plan:
     """All layers of a side in one class."""
-    from benchmarks.peers import fixed_plan, uniform
-
     groups = [tuple(range(6))]
-    return fixed_plan(graph, groups, uniform(graph, groups, 0.5), 0.5, "forced")
+    options = rounded(graph, groups, uniform(graph, groups, 0.5), 0.5)
+    return fixed_plan(graph, groups, options, 0.5, "forced")
 
 
 def test_settings_without_an_aggregate_try_several(network: nn.Module, batches: Batches) -> None:

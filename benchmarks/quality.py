@@ -1,0 +1,372 @@
+"""Quality at equal size: damage of geocolor and of published methods on real models, one shot and refined.
+
+    python -m benchmarks.quality --data ../shared/bench
+
+Every method is a preset of the one pipeline: same calibration data, same layers in scope, same kept parameters, same
+refinement. A row is appended as soon as it is measured, so a run that is stopped goes on where it was; the table and
+the figure are made from all rows there are.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from torch import nn
+
+from benchmarks.subjects import SUBJECTS, Name, Subject
+from geocolor.atomic import write_atomically
+from geocolor.curvature import Curvature
+from geocolor.graph import CostGraph
+from geocolor.losses import Classification
+from geocolor.modes import evaluating
+from geocolor.parameters import parameter_count
+from geocolor.pipeline import Clock, Prepared, Settings, carried_out, measured, prepare, priced, searched
+from geocolor.presets import PRESETS
+from geocolor.refinement import refine
+
+Stage = Literal["one shot", "refined"]
+Row = dict[str, Any]
+
+OURS = "geocolor"
+PRIVATE = "geocolor, private"
+METHODS = (OURS, PRIVATE, *PRESETS)
+KEEPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.3)
+#: Fractions at which a model has nothing to lose are left out.
+MOST: Mapping[str, float] = {"kwt1": 0.4}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Damage of geocolor and of published methods at equal size."""
+
+    data: Path = Path("../shared/bench")
+    """Folder with stories260K/, kwt1/, resnet_cifar10/ and sts/; the embedded model needs none."""
+    only: tuple[Name, ...] = ("stories260K", "kwt1", "resnet56", "embedded", "minilm")
+    """Models to run."""
+    keep: tuple[float, ...] = ()
+    """Fractions of the parameters in scope to keep, instead of 0.9 … 0.3 (KWT-1: 0.4 and 0.3)."""
+    methods: tuple[str, ...] = METHODS
+    """Methods to run."""
+    stages: tuple[Stage, ...] = ("one shot", "refined")
+    """Measured at once, and after refinement."""
+    rows: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("benchmarks/results/quality.jsonl")
+    """Where rows go, and come from where a run is resumed; table and figure lie beside it."""
+    time_limit: float = 60.0
+    """Seconds for the search of a plan."""
+    seed: int = 0
+    """Of the labels that are sampled, of the solver and of refinement."""
+    report_only: bool = False
+    """Measure nothing, only write table and figure."""
+
+
+@dataclass
+class Bench:
+    """A model with what methods share: curvatures by estimate and damping, the graph of one size."""
+
+    subject: Subject
+    arguments: Arguments
+    console: Console
+
+    def __post_init__(self) -> None:
+        self.model = self.subject.model.eval()
+        self.curvatures: dict[tuple[str, float], tuple[Curvature, float]] = {}
+        self.graph: tuple[float, CostGraph, dict[str, float]] | None = None
+        with evaluating(self.model):
+            self.outputs = [self.subject.loss.forward(self.model, batch) for batch in self.subject.test]
+        self.dense = self.losses(self.model)["loss"]
+        self.dense_parameters = parameter_count(self.model)
+
+    def settings(self, method: str, keep: float) -> Settings:
+        return Settings(
+            keep=keep,
+            preset=method if method in PRESETS else OURS,
+            solver="private" if method == PRIVATE else "auto",
+            damping=self.subject.damping if method in (OURS, PRIVATE) else None,
+            draws=self.subject.draws if method in (OURS, PRIVATE) else 1,
+            include=self.subject.include,
+            time_limit=self.arguments.time_limit,
+            seed=self.arguments.seed,
+        )
+
+    def measured(self, settings: Settings) -> tuple[Curvature, float]:
+        """The curvature a method asks for, and the seconds it took."""
+        preset = PRESETS.get(settings.preset)
+        key = ("kronecker", -1.0) if preset is None else (preset.estimate, preset.damping)
+        if key not in self.curvatures:
+            clock = Clock()
+            found = measured(
+                self.model, self.subject.calibration, settings, loss=self.subject.loss, clock=clock, progress=True
+            )
+            self.curvatures[key] = (found, clock.seconds["measure"])
+        return self.curvatures[key]
+
+    def prepared(self, method: str, keep: float) -> tuple[Prepared, Clock]:
+        """The plan, as `geocolor compress` would make it; steps that methods share count for each of them."""
+        settings, clock = self.settings(method, keep), Clock()
+        curvature, seconds = self.measured(settings)
+        clock.seconds["measure"] = seconds
+        calibration, loss = self.subject.calibration, self.subject.loss
+        if method in PRESETS:
+            return prepare(self.model, calibration, settings, curvature=curvature, loss=loss, clock=clock), clock
+        if self.graph is None or self.graph[0] != keep:
+            shared = Clock()
+            _, graph = priced(
+                self.model, calibration, settings, curvature=curvature, loss=loss, clock=shared, progress=True
+            )
+            self.graph = (keep, graph, shared.seconds)
+        clock.seconds |= self.graph[2]
+        return searched(self.model, self.graph[1], calibration, settings, loss=loss, clock=clock), clock
+
+    def rows(self, method: str, keep: float, stages: Sequence[Stage]) -> Iterator[Row]:
+        """One method at one size, measured on the live model."""
+        subject = self.subject
+        prepared, clock = self.prepared(method, keep)
+        smaller = carried_out(prepared, self.model, subject.calibration, loss=subject.loss, clock=clock)
+        dense = prepared.plan.parameters_dense
+        kept = (parameter_count(smaller) - (self.dense_parameters - dense)) / dense
+        if kept > keep:
+            raise RuntimeError(f"{method}: {kept} of the parameters are more than {keep}")
+        row: Row = {
+            "model": subject.name,
+            "keep": keep,
+            "method": method,
+            "kept": round(kept, 6),
+            "seconds": {step: round(value, 2) for step, value in clock.seconds.items()},
+        }
+        if method in (OURS, PRIVATE):
+            plan = prepared.plan
+            row |= {"predicted": plan.predicted_damage, "aggregate": plan.aggregate}
+            row["shared"] = [list(cls.layers) for cls in plan.classes if len(cls.layers) > 1]
+        if "one shot" in stages:
+            yield row | {"stage": "one shot"} | self.figures(smaller)
+        if "refined" in stages:
+            settings = replace(subject.refinement, seed=self.arguments.seed)
+            data = subject.training or subject.calibration
+            with clock("refine"):
+                found = refine(smaller, self.model, data, settings, loss=subject.loss, inplace=True, progress=True)
+            row["seconds"] = row["seconds"] | {"refine": round(clock.seconds["refine"], 2)}
+            yield row | {"stage": "refined", "best_step": found.best_step} | self.figures(found.model)
+
+    def losses(self, model: nn.Module) -> dict[str, float]:
+        """Loss and divergence from the dense model per unit of the test data, and accuracy where there are classes."""
+        loss, totals = self.subject.loss, {"loss": 0.0, "divergence": 0.0, "accuracy": 0.0}
+        units = samples = 0
+        with evaluating(model):
+            for batch, reference in zip(self.subject.test, self.outputs, strict=True):
+                outputs = loss.forward(model, batch)
+                total, count = loss.total(outputs, batch, reference)
+                totals["loss"] += float(total)
+                totals["divergence"] += float(loss.divergence(outputs, reference, batch)[0])
+                if isinstance(loss, Classification):
+                    totals["accuracy"] += float((outputs.argmax(-1) == loss.labels(batch)).sum())
+                units, samples = units + count, samples + len(outputs)
+        found = {name: totals[name] / units for name in ("loss", "divergence")}
+        return found | ({"accuracy": totals["accuracy"] / samples} if isinstance(loss, Classification) else {})
+
+    def figures(self, smaller: nn.Module) -> Row:
+        """What is measured on test data."""
+        found = self.losses(smaller)
+        found["damage"] = found.pop("loss") - self.dense
+        if self.subject.scores is not None:
+            found |= self.subject.scores(smaller)
+        return {name: float(f"{value:.6g}") for name, value in found.items()}
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of earlier runs; a last line that was cut off is dropped."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def run(arguments: Arguments, console: Console) -> None:
+    """Measure what is missing, by model, stage and size."""
+    done = {(row["model"], row["keep"], row["method"], row["stage"]) for row in read_rows(arguments.rows)}
+    for name in arguments.only:
+        try:
+            bench = Bench(SUBJECTS[name](arguments.data), arguments, console)
+        except FileNotFoundError as error:
+            console.print(f"[yellow]{name} is left out: {error}")
+            continue
+        keeps = arguments.keep or tuple(keep for keep in (*KEEPS[:-1], 0.4, 0.3) if _wanted(name, keep))
+        for keep in keeps:
+            for method in arguments.methods:
+                missing: list[Stage] = [stage for stage in arguments.stages if (name, keep, method, stage) not in done]
+                if not missing:
+                    continue
+                started = time.perf_counter()
+                for row in bench.rows(method, keep, missing):
+                    with arguments.rows.open("a") as out:
+                        out.write(json.dumps(row | environment(arguments)) + "\n")
+                    console.print(
+                        f"{name} {keep:g} {method}, {row['stage']}: {row['damage']:.4g} "
+                        f"({time.perf_counter() - started:.0f} s)",
+                        highlight=False,
+                    )
+
+
+def _wanted(name: str, keep: float) -> bool:
+    """KWT-1 is measured where it has something to lose; 0.4 is its size alone."""
+    return keep <= MOST[name] if name in MOST else keep != 0.4
+
+
+def environment(arguments: Arguments) -> Row:
+    return {
+        "seed": arguments.seed,
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "geocolor": version("geocolor"),
+    }
+
+
+def by_case(rows: Sequence[Row]) -> dict[tuple[str, Stage, float], dict[str, Row]]:
+    """Rows by model, stage and size, then by method; a later row replaces an earlier one."""
+    found: dict[tuple[str, Stage, float], dict[str, Row]] = {}
+    for row in rows:
+        found.setdefault((row["model"], row["stage"], row["keep"]), {})[row["method"]] = row
+    models = list(SUBJECTS)
+    return dict(sorted(found.items(), key=lambda case: (models.index(case[0][0]), case[0][1], -case[0][2])))
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A table for every model and stage: sizes down, methods across, the least damage in bold; then times."""
+    cases = by_case(rows)
+    parts = ["# Damage at equal size\n"]
+    for model, stage in dict.fromkeys((case[0], case[1]) for case in cases):
+        own = {case[2]: methods for case, methods in cases.items() if case[:2] == (model, stage)}
+        names = [name for name in METHODS if any(name in methods for methods in own.values())]
+        parts += [f"## {model}, {stage}\n", f"| keep | {' | '.join(names)} | ours / best peer |"]
+        parts.append("| --- |" + " ---: |" * (len(names) + 1))
+        for keep, methods in own.items():
+            least = min(row["damage"] for row in methods.values())
+            cells = [_cell(methods.get(name), least) for name in names]
+            parts.append(f"| {keep:g} | {' | '.join(cells)} | {_ratio(methods)} |")
+        parts.append("")
+    parts += [
+        "## Seconds of a run, by step, keep 0.8 (KWT-1: 0.4)\n",
+        "| model | method | seconds | steps |",
+        "| --- | --- | ---: | --- |",
+    ]
+    for (model, stage, keep), methods in cases.items():
+        if stage == "one shot" and keep == (0.4 if model in MOST else 0.8):
+            for name in (OURS, PRIVATE, "svd-llm", "svd-llm-update", "basis-sharing"):
+                if name in methods:
+                    seconds = methods[name]["seconds"]
+                    steps = ", ".join(f"{step} {value:g}" for step, value in seconds.items())
+                    parts.append(f"| {model} | {name} | {sum(seconds.values()):.1f} | {steps} |")
+    return "\n".join(parts) + "\n"
+
+
+def _cell(row: Row | None, least: float) -> str:
+    if row is None:
+        return ""
+    text = f"{row['damage']:.3g}" if abs(row["damage"]) < 1 else f"{row['damage']:.2f}"
+    return f"**{text}**" if row["damage"] == least else text
+
+
+def _ratio(methods: Mapping[str, Row]) -> str:
+    """Ours against the best published method, where the damage has a sign that allows it."""
+    peers = [row["damage"] for name, row in methods.items() if name in PRESETS]
+    if OURS not in methods or not peers:
+        return ""
+    ours, best = methods[OURS]["damage"], min(peers)
+    return f"{ours / best:.2f}" if ours > 0 and best > 0 else f"{ours:.3g} / {best:.3g}"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Damage against size: a row of panels for each stage, a column for each model."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    cases = by_case(rows)
+    models = list(dict.fromkeys(case[0] for case in cases))
+    stages = [stage for stage in ("one shot", "refined") if any(case[1] == stage for case in cases)]
+    figure = Figure(figsize=(3.4 * len(models), 3.1 * len(stages) + 0.9), facecolor="white", layout="constrained")
+    panels = figure.subplots(len(stages), len(models), squeeze=False)
+    for line, stage in zip(panels, stages, strict=True):
+        for axes, model in zip(line, models, strict=True):
+            for method in reversed(METHODS):
+                points = sorted(
+                    (keep, max(methods[method]["damage"], 1e-5))
+                    for (name, when, keep), methods in cases.items()
+                    if (name, when) == (model, stage) and method in methods
+                )
+                if points:
+                    axes.plot(*zip(*points, strict=True), **_style(method), label=method)
+            axes.set(yscale="log", title=f"{model}, {stage}", xlabel="kept fraction")
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.grid(alpha=0.25)
+        line[0].set_ylabel("damage on test data")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    form = path.suffix.removeprefix(".")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=110))
+
+
+#: Of the methods, in their order: ours red, those that share in greens.
+COLORS = dict(
+    zip(
+        METHODS,
+        [
+            "#D55E00",
+            "#D55E00",
+            "#999999",
+            "#7B5EA7",
+            "#CC79A7",
+            "#56B4E9",
+            "#0072B2",
+            "#009E73",
+            "#3DB88B",
+            "#7FCFAE",
+            "#B5E3CF",
+            "#E69F00",
+            "#000000",
+        ],
+        strict=False,
+    )
+)
+
+
+def _style(method: str) -> dict[str, Any]:
+    if method in PRESETS:
+        return {"color": COLORS.get(method, "#444444"), "linewidth": 1.1, "marker": ".", "markersize": 5}
+    line = "-" if method == OURS else ":"
+    return {"color": COLORS[method], "linewidth": 2.2, "linestyle": line, "marker": "o", "markersize": 4}
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    if unknown := set(arguments.methods) - set(METHODS):
+        raise SystemExit(f"no method is called {sorted(unknown)[0]!r}; there are {', '.join(METHODS)}")
+    if not arguments.data.is_dir() and set(arguments.only) != {"embedded"}:
+        raise SystemExit(f"no folder {arguments.data}: --data names the one with stories260K/, kwt1/ and the others")
+    arguments.rows.parent.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    console = Console()
+    if not arguments.report_only:
+        run(arguments, console)
+    rows = read_rows(arguments.rows)
+    if not rows:
+        raise SystemExit(f"{arguments.rows} holds no row: run without --report-only first")
+    text = markdown(rows)
+    write_atomically(arguments.rows.with_suffix(".md"), lambda temporary: temporary.write_text(text))
+    draw(rows, arguments.rows.with_suffix(".png"))
+    console.print(f"{arguments.rows.with_suffix('.md')}, {arguments.rows.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    main()
