@@ -21,7 +21,7 @@ from geocolor.factored_layers import (
     inputs_of,
     linear_map,
 )
-from geocolor.layers import Form, Layer
+from geocolor.layers import Form, Layer, geometry_of
 from geocolor.plans import Plan
 from geocolor.shared_basis import SharedBasis
 
@@ -272,5 +272,10 @@ def _original(model: nn.Module, layer: Layer) -> nn.Linear | nn.Conv2d:
         raise ValueError(
             f"layer {layer.name!r} is a {found} in this model, not a {layer.form} of {layer.m} × {layer.n}: "
             "the plan or the factors are for another model"
+        )
+    if isinstance(module, nn.Conv2d) and (module.groups != 1 or geometry_of(module) != layer.geometry):
+        raise ValueError(
+            f"layer {layer.name!r} slides otherwise in this model (kernel, stride, padding and dilation are "
+            f"{geometry_of(module)}, groups={module.groups}) than {layer.geometry}: the plan is for another model"
         )
     return cast("nn.Linear | nn.Conv2d", module)

@@ -164,12 +164,12 @@ def linear_maps(model: nn.Module) -> Iterator[Layer]:
         elif isinstance(module, Conv1D) and forward is Conv1D.forward:
             yield Layer(name, weight.shape[1], weight.shape[0], "conv1d")
         elif isinstance(module, nn.Conv2d) and forward is nn.Conv2d.forward:
-            geometry = _geometry(module)
+            geometry = geometry_of(module)
             if geometry is not None and module.groups == 1 and module.padding_mode == "zeros":
                 yield Layer(name, weight.shape[0], weight[0].numel(), "conv2d", geometry)
 
 
-def _geometry(module: nn.Conv2d) -> tuple[int, ...] | None:
+def geometry_of(module: nn.Conv2d) -> tuple[int, ...] | None:
     """Kernel, stride, padding, dilation; None where "same" padding is uneven, which `unfold` cannot express."""
     padding = module.padding
     if isinstance(padding, str):

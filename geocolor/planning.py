@@ -15,9 +15,10 @@ from geocolor.budget import Allocation, Group, UnreachableError, allocate, count
 from geocolor.carry_out import factorize_class
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph, medoid_rank
-from geocolor.plans import LayerShape, Plan, PlannedClass
+from geocolor.plans import Plan, PlannedClass
 from geocolor.progress import countdown
 from geocolor.rate_distortion import Option
+from geocolor.schema import LayerShape
 from solvers import Coloring, Solution, Solver, solve
 
 

@@ -3,51 +3,50 @@
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
-from pydantic.functional_validators import BeforeValidator
+from pydantic import AfterValidator, AllowInfNan, BeforeValidator, Field, PlainSerializer, model_validator
 
 from geocolor.atomic import write_atomically
+from geocolor.json_files import read_json
 from geocolor.layers import Layer, weight_of
+from geocolor.schema import Frozen, Size, Text, validated
+from geocolor.schema import LayerShape as LayerShape
 from solvers import Coloring
 
 FORMAT_VERSION = 1
 
 Kind = Literal["dense", "in", "out", "both"]
 
+
+def _not_nan(x: float) -> float:
+    if math.isnan(x):
+        raise ValueError("NaN is no bound")
+    return x
+
+
 #: JSON has no infinity: written as text, read back as a float.
 Bound = Annotated[
     float,
+    AllowInfNan(True),
     PlainSerializer(lambda x: x if math.isfinite(x) else str(x), when_used="json"),
-    BeforeValidator(lambda x: float(x) if isinstance(x, str) else x),
+    BeforeValidator(lambda x: float(x) if x in ("inf", "-inf") else x),
+    AfterValidator(_not_nan),
 ]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LayerShape(_Frozen):
-    """What the backend must know of a layer to rebuild it: `W` is `m × n`."""
-
-    m: int = Field(gt=0)
-    n: int = Field(gt=0)
-    form: Literal["linear", "conv1d", "conv2d"]
-    geometry: tuple[int, ...] = ()
-
-
-class Fingerprint(_Frozen):
+class Fingerprint(Frozen):
     """Tells the model a plan was made for from every other: SHA-256 over names, shapes and weights in scope."""
 
-    sha256: str
-    dtype: str
+    sha256: Text
+    dtype: Text
 
 
-class PlannedClass(_Frozen):
+class PlannedClass(Frozen):
     """One color: the layers that share a basis, its kind and rank.
 
     `rank` is `r` (for `both` the left rank), `right_rank` is `r'` of `both`. `medoid` names the layer whose own basis
@@ -55,12 +54,12 @@ class PlannedClass(_Frozen):
     """
 
     kind: Kind
-    layers: tuple[str, ...] = Field(min_length=1)
-    rank: int | None = Field(default=None, ge=1)
-    right_rank: int | None = Field(default=None, ge=1)
-    medoid: str | None = None
+    layers: tuple[Text, ...] = Field(min_length=1)
+    rank: Size | None = None
+    right_rank: Size | None = None
+    medoid: Text | None = None
     parameters: int = Field(ge=0)
-    damage: dict[str, float]
+    damage: dict[Text, float]
 
     @model_validator(mode="after")
     def _consistent(self) -> "PlannedClass":
@@ -76,7 +75,7 @@ class PlannedClass(_Frozen):
         return self
 
 
-class Plan(_Frozen):
+class Plan(Frozen):
     """A coloring with kinds and ranks, what it is predicted to cost, and for which model it was made.
 
     `price` is `λ`, the price of one parameter in units of the loss (to the power `aggregate`), under which the
@@ -86,10 +85,10 @@ class Plan(_Frozen):
 
     format_version: Literal[1] = 1
     fingerprint: Fingerprint
-    layers: dict[str, LayerShape]
+    layers: dict[Text, LayerShape] = Field(max_length=1_000_000)
     classes: tuple[PlannedClass, ...]
     keep: float | None = Field(default=None, gt=0, le=1)
-    bases: int | None = Field(default=None, ge=1)
+    bases: Size | None = None
     price: float = Field(ge=0)
     aggregate: float = Field(default=1.0, gt=0)
     trust_region: float | None = Field(default=None, gt=0)
@@ -98,7 +97,7 @@ class Plan(_Frozen):
     objective_without_sharing: float | None = None
     lower_bound: Bound = -math.inf
     gap: Bound = math.inf
-    solver: str
+    solver: Text
     solver_settings: dict[str, Any] = Field(default_factory=dict)
     seconds: float = Field(default=0.0, ge=0)
     curvature: dict[str, Any] = Field(default_factory=dict)
@@ -106,9 +105,9 @@ class Plan(_Frozen):
     @model_validator(mode="after")
     def _partition(self) -> "Plan":
         planned = [name for cls in self.classes for name in cls.layers]
-        twice = {name for name in planned if planned.count(name) > 1} if len(set(planned)) < len(planned) else set()
+        twice = [name for name, count in Counter(planned).items() if count > 1]
         if twice:
-            raise ValueError(f"layer {sorted(twice)[0]!r} is in two classes")
+            raise ValueError(f"layer {min(twice)!r} is in two classes")
         missing, unknown = set(self.layers) - set(planned), set(planned) - set(self.layers)
         if missing:
             raise ValueError(f"layer {sorted(missing)[0]!r} is in no class")
@@ -232,36 +231,43 @@ def fingerprint(model: torch.nn.Module, layers: Iterable[Layer]) -> Fingerprint:
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:
-    """Write `plan.json`; the old file stays until the new one is whole."""
-    text = plan.model_dump_json(indent=1)
+    """Write `plan.json` with a checksum; the old file stays until the new one is whole."""
+    document = plan.model_dump(mode="json")
+    text = json.dumps({**document, "checksum": _checksum(document)}, indent=1)
     write_atomically(Path(path), lambda temporary: temporary.write_text(text + "\n"))
 
 
 def read_plan(path: str | Path) -> Plan:
-    """Read `plan.json`. Raises `ValueError` saying what is wrong: truncated, edited by hand, another version."""
+    """Read `plan.json`. Raises `ValueError` saying what is wrong: truncated, damaged, edited by hand, another version.
+
+    One without a checksum, written by hand or by another program, is taken if its schema fits.
+    """
     path = Path(path)
     try:
-        document = json.loads(path.read_text())
+        document = read_json(path, "Write the plan again")
     except FileNotFoundError:
         raise FileNotFoundError(f"no plan at {path}: `geocolor plan` writes one") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): truncated? Write the plan again") from error
-    return parse_plan(document, str(path))
+    checked = isinstance(document, dict) and "checksum" in document
+    stated = document.pop("checksum") if checked else None
+    plan = parse_plan(document, str(path))
+    if checked and stated != _checksum(document):
+        raise ValueError(
+            f"{path}: its checksum does not agree: damaged, or edited by hand? Write the plan again, or delete the "
+            "entry 'checksum' if you meant to change it"
+        )
+    return plan
+
+
+def _checksum(document: Any) -> str:
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
 
 
 def parse_plan(document: Any, source: str) -> Plan:
     """A plan from decoded JSON; `source` names it in errors."""
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
-            f"{source}: plan format {version!r} is not one this geocolor reads ({FORMAT_VERSION}); "
+            f"{source}: plan format {version!r:.80} is not one this geocolor reads ({FORMAT_VERSION}); "
             "write the plan again, or install the geocolor that wrote it"
         )
-    try:
-        return Plan.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the plan"
-        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        problem = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{source}: {where}: {problem}{more}; edited by hand? Write the plan again") from error
+    return validated(Plan, document, source, "the plan", "edited by hand? Write the plan again")

@@ -15,6 +15,8 @@ from transformers import PreTrainedModel
 
 from geocolor.atomic import refuse_occupied, replace_directory
 from geocolor.backend import attach_plan, factored_layers, merge_to_dense, skeleton
+from geocolor.json_files import read_json
+from geocolor.manifest import check_manifest, write_manifest
 from geocolor.parameters import parameter_count
 from geocolor.plans import FORMAT_VERSION, Plan, parse_plan
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig
@@ -65,7 +67,7 @@ def save(
             safetensors.torch.save_model(model, str(folder / WEIGHTS_FILE))
             (folder / PLAN_FILE).write_text(json.dumps(document, indent=1) + "\n")
 
-    _write_folder(Path(path), write, overwrite, tokenizer)
+    _write_folder(Path(path), write, overwrite, tokenizer, manifest=True)
 
 
 def load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: str | Path) -> nn.Module:
@@ -79,10 +81,11 @@ def load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: str
     if _is_transformers_folder(path):
         return _load_transformers(model_or_factory, path)
     document = _read_json(path / PLAN_FILE, path)
+    check_manifest(path)
     version = document.get("format_version") if isinstance(document, dict) else None
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
-            f"{path / PLAN_FILE}: format {version!r} is not one this geocolor reads ({FORMAT_VERSION}); "
+            f"{path / PLAN_FILE}: format {version!r:.80} is not one this geocolor reads ({FORMAT_VERSION}); "
             "load it with the geocolor that saved it, or save it again"
         )
     plan = parse_plan(document.get("plan"), str(path / PLAN_FILE))
@@ -139,11 +142,19 @@ def _refuse_quantized(model: nn.Module) -> None:
             )
 
 
-def _write_folder(path: Path, write: Callable[[Path], None], overwrite: bool, tokenizer: SavesItself | None) -> None:
+def _write_folder(
+    path: Path,
+    write: Callable[[Path], None],
+    overwrite: bool,
+    tokenizer: SavesItself | None,
+    manifest: bool = False,
+) -> None:
     def write_all(folder: Path) -> None:
         write(folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
+        if manifest:
+            write_manifest(folder)
 
     refuse_occupied(path, overwrite)
     try:
@@ -173,7 +184,7 @@ def _is_transformers_folder(path: Path) -> bool:
     quantization = config.get("quantization_config") if isinstance(config, dict) else None
     if not isinstance(quantization, dict) or quantization.get("quant_method") != QUANT_METHOD:
         raise ValueError(
-            f"{path} holds a transformers model that geocolor did not write ({CONFIG_FILE} has no geocolor plan): "
+            f"{path} holds a transformers model that geocolor did not write: {path / CONFIG_FILE} has no plan; "
             "load it with transformers' own from_pretrained"
         )
     return True
@@ -181,11 +192,13 @@ def _is_transformers_folder(path: Path) -> bool:
 
 def _load_transformers(wanted: Any, path: Path) -> nn.Module:
     config = _read_json(path / CONFIG_FILE, path)
+    check_manifest(path, lambda name: name.endswith(".json"))  # the quantizer checks the weights
     GeocolorConfig.from_dict(config["quantization_config"])  # a damaged plan is told before anything is built
     if wanted is None:
-        name = (config.get("architectures") or [""])[0]
-        loader: Any = getattr(transformers, name, None)
-        if loader is None:
+        names = config.get("architectures")
+        name = names[0] if isinstance(names, list) and names else None
+        loader: Any = getattr(transformers, name, None) if isinstance(name, str) else None
+        if not (isinstance(loader, type) and issubclass(loader, PreTrainedModel)):
             raise ValueError(f"{path / CONFIG_FILE}: transformers has no class {name!r}; pass the class to load")
     elif isinstance(wanted, nn.Module):
         loader = type(wanted)
@@ -194,14 +207,16 @@ def _load_transformers(wanted: Any, path: Path) -> nn.Module:
     if not hasattr(loader, "from_pretrained"):
         raise ValueError(f"{path} holds a transformers model: pass None or its class, not {loader!r}")
     if (path / INDEX_FILE).exists():
-        shards = sorted(set(_read_json(path / INDEX_FILE, path).get("weight_map", {}).values()))
+        shards = _shards(_read_json(path / INDEX_FILE, path), path / INDEX_FILE)
     else:
         shards = [WEIGHTS_FILE]
     for shard in shards:
         _check_weights(path / shard)
     try:
         model, info = loader.from_pretrained(path, output_loading_info=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # what transformers' configurations and models raise for odd settings has no common type
         raise ValueError(
             f"the weights under {path} do not fit their {CONFIG_FILE} ({' '.join(str(error).split())}); "
             "was one of the two edited or copied from elsewhere? Save the model again"
@@ -213,6 +228,17 @@ def _load_transformers(wanted: Any, path: Path) -> nn.Module:
         )
     loaded: nn.Module = model
     return loaded
+
+
+def _shards(index: Any, file: Path) -> list[str]:
+    """The names of the files that hold the weights; each lies in the folder itself."""
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f"{file} maps no tensors to files: damaged? Save the model again")
+    for name in names.values():
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise ValueError(f"{file} names {name!r:.200}, which is no safetensors file of this folder")
+    return sorted(set(names.values()))
 
 
 def _missing_factors(model: nn.Module, missing: set[str]) -> list[str]:
@@ -252,11 +278,8 @@ def _adopt_dtypes(model: nn.Module, weights: Path) -> None:
 
 def _read_json(file: Path, folder: Path) -> Any:
     try:
-        document = json.loads(file.read_text())
+        return read_json(file, "Save the model again")
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{folder} has no {file.name}: copy the whole folder, or save the model again"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not whole JSON ({error}): truncated? Save the model again") from error
-    return document

@@ -29,9 +29,9 @@ class GeocolorConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """
 
     def __init__(self, plan: Plan | dict[str, Any] | None = None, format_version: Any = FORMAT_VERSION, **_: Any):
-        if format_version != FORMAT_VERSION:
+        if type(format_version) is not int or format_version != FORMAT_VERSION:
             raise ValueError(
-                f"config.json: the model was saved in geocolor format {format_version!r}, this geocolor reads "
+                f"config.json: the model was saved in geocolor format {format_version!r:.80}, this geocolor reads "
                 f"{FORMAT_VERSION}; install the geocolor that saved it"
             )
         self.quant_method = QUANT_METHOD

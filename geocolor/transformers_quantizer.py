@@ -1,5 +1,6 @@
 """How transformers loads a compressed model: geocolor registers as a quantization method (DESIGN §8)."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers.quantizers.auto import (
 )
 
 from geocolor.backend import merge_to_dense, skeleton
+from geocolor.manifest import check_manifest
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig, declare_ties, names_in, renamings
 
 
@@ -34,7 +36,11 @@ class GeocolorQuantizer(HfQuantizer):  # type: ignore[misc]
     def is_serializable(self) -> bool:
         return True
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
+    ) -> None:
+        for folder in {Path(file).parent for file in checkpoint_files or ()}:
+            check_manifest(folder)
         plan = self.quantization_config.plan
         self.names = names_in(model, plan)
         skeleton(model, plan, self.names)

@@ -5,7 +5,8 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from geocolor.plans import Fingerprint, Kind, LayerShape, Plan
+from geocolor.plans import Fingerprint, Kind, Plan
+from geocolor.schema import LayerShape
 from tests.handmade import planned_class
 
 Shapes = Mapping[str, tuple[int, int]]

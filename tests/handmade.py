@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from geocolor.bases import Factors
 from geocolor.layers import Layer, find_layers, weight_of
-from geocolor.plans import Kind, LayerShape, Plan, PlannedClass, class_parameters, fingerprint
+from geocolor.plans import Kind, Plan, PlannedClass, class_parameters, fingerprint
+from geocolor.schema import LayerShape
 
 
 def plan_of(model: nn.Module, classes: Sequence[tuple[Any, ...]]) -> Plan:

@@ -11,6 +11,7 @@ from torch import nn
 import geocolor
 from geocolor.graph import CostGraph
 from geocolor.plans import Plan
+from geocolor.schema import LayerShape
 from tests.conftest import Network
 
 
@@ -128,3 +129,29 @@ def test_a_plan_for_other_weights_is_refused(plan: Plan, network: nn.Module, gra
         network.get_submodule("blocks.0.q").weight.mul_(1.001)  # type: ignore[operator, union-attr]
     with pytest.raises(ValueError, match="other weights"):
         geocolor.apply(network, plan, graph.curvature)
+
+
+def test_a_plan_changed_on_purpose_is_told_how_to_go_on(plan: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    geocolor.write_plan(plan, path)
+    document = json.loads(path.read_text())
+    document["seconds"] = 5.0
+    path.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"plan.json: its checksum does not agree.*delete the entry 'checksum'"):
+        geocolor.read_plan(path)
+    del document["checksum"]
+    path.write_text(json.dumps(document))
+    assert geocolor.read_plan(path) == plan.model_copy(update={"seconds": 5.0})
+
+
+def test_a_geometry_that_is_none_is_refused() -> None:
+    good = {"m": 4, "n": 18, "form": "conv2d", "geometry": [3, 3, 1, 1, 0, 0, 1, 1]}
+    LayerShape.model_validate(good)
+    for change, sentence in (
+        ({"geometry": [3, 3]}, "geometry is kernel, stride"),
+        ({"geometry": [3, 3, 0, 1, 0, 0, 1, 1]}, "geometry is kernel, stride"),
+        ({"n": 20}, "no multiple of the kernel's 3 × 3"),
+        ({"form": "linear"}, "'linear' has no geometry"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            LayerShape.model_validate({**good, **change})

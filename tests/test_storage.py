@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from geocolor.backend import factored_layers, install
+from geocolor.manifest import MANIFEST_FILE, write_manifest
 from geocolor.parameters import parameter_count
 from geocolor.storage import export_dense, load, save
 from tests.handmade import factors_of, plan_of
@@ -127,7 +129,11 @@ def test_a_loaded_model_saves_and_loads_again(saved: Path) -> None:
 
 
 def test_no_file_is_a_pickle(saved: Path) -> None:
-    assert sorted(file.name for file in saved.iterdir()) == ["geocolor.json", "model.safetensors"]
+    assert sorted(file.name for file in saved.iterdir()) == [
+        "geocolor.json",
+        "geocolor_manifest.json",
+        "model.safetensors",
+    ]
     assert json.loads((saved / "geocolor.json").read_text())["format_version"] == 1
 
 
@@ -222,6 +228,13 @@ def edit(file: Path, change: Callable[[Any], object]) -> None:
     file.write_text(json.dumps(document))
 
 
+def sign_again(folder: Path) -> None:
+    """As whoever changes a file on purpose can: the checksums fit, so what is checked after them is reached."""
+    if folder.exists():
+        (folder / MANIFEST_FILE).unlink()
+        write_manifest(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -259,9 +272,46 @@ def test_damaged_files_are_told_with_what_where_and_what_to_try(
     saved: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(saved)
+    sign_again(saved)
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         load(Network, saved)
     assert str(saved) in str(caught.value), "it says where"
+
+
+def test_a_changed_file_is_named_and_the_manifest_too(saved: Path) -> None:
+    for name in ("model.safetensors", "geocolor.json", MANIFEST_FILE):
+        file = saved / name
+        whole = file.read_bytes()
+        at = whole.index(b'"bytes": ') + 9 if name == MANIFEST_FILE else len(whole) // 2
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=re.escape(str(file))):
+            load(Network, saved)
+        file.write_bytes(whole)
+    load(Network, saved)
+
+
+def test_whoever_changes_a_file_on_purpose_is_told_how_to_go_on(saved: Path) -> None:
+    edit(saved / "geocolor.json", lambda document: document["plan"].update(seconds=1.0))
+    with pytest.raises(ValueError, match=r"geocolor.json is not as it was saved .* delete geocolor_manifest.json"):
+        load(Network, saved)
+    (saved / MANIFEST_FILE).unlink()
+    load(Network, saved)
+
+
+def test_a_manifest_that_points_out_of_its_folder_is_refused(saved: Path) -> None:
+    from geocolor.manifest import Entry, Manifest, _own_digest
+
+    files = {"../secret": Entry(bytes=1, sha256="0" * 64)}
+    (saved / MANIFEST_FILE).write_text(Manifest(files=files, sha256=_own_digest(files)).model_dump_json())
+    with pytest.raises(ValueError, match=r"names '../secret', which lies outside of the folder"):
+        load(Network, saved)
+
+
+def test_a_plan_whose_convolution_slides_otherwise_is_for_another_model(saved: Path) -> None:
+    edit(saved / "geocolor.json", lambda d: d["plan"]["layers"]["conv"].update(geometry=[3, 3, 2, 2, 1, 1, 1, 1]))
+    sign_again(saved)
+    with pytest.raises(ValueError, match="'conv' slides otherwise in this model"):
+        load(Network, saved)
 
 
 # --- nothing on disk is lost
@@ -286,7 +336,7 @@ def test_an_empty_folder_is_filled_and_overwrite_replaces_the_whole_folder(tmp_p
     save(compressed(), folder)
     (folder / "stale.txt").write_text("of the run before")
     save(compressed(), folder, overwrite=True)
-    assert sorted(content(folder)) == ["geocolor.json", "model.safetensors"]
+    assert sorted(content(folder)) == ["geocolor.json", "geocolor_manifest.json", "model.safetensors"]
     assert nothing_beside(folder)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from geocolor.transformers_format import GeocolorConfig
 from geocolor.transformers_quantizer import register
 from tests.handmade import factors_of, plan_of
 from tests.test_backend import counted_evaluations
+from tests.test_storage import sign_again
 
 TOKENS = torch.tensor([[1, 5, 9, 2, 7, 3], [4, 4, 8, 0, 6, 1]])
 Classes = list[tuple[Any, ...]]
@@ -450,8 +452,31 @@ def test_damaged_files_are_told_with_what_where_and_what_to_try(
     saved: Path, damage: Callable[[Path], object], message: str
 ) -> None:
     damage(saved)
+    sign_again(saved)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         load(None, saved)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "generation_config.json"])
+def test_a_flipped_bit_is_told_by_geocolor_and_by_the_auto_classes(saved: Path, name: str) -> None:
+    file = saved / name
+    whole = file.read_bytes()
+    at = whole.index(b'"quant_method": "geocolor"') - 3 if name == "config.json" else len(whole) // 2
+    file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    for loader in (lambda: load(None, saved), lambda: AutoModelForCausalLM.from_pretrained(saved)):
+        with pytest.raises((ValueError, OSError), match=re.escape(name)):
+            loader()
+
+
+def test_shards_outside_of_the_folder_are_refused(tmp_path: Path) -> None:
+    save(compressed(gpt2(), GPT2_CLASSES), tmp_path / "model", max_shard_size="20KB")
+    index = tmp_path / "model" / "model.safetensors.index.json"
+    document = json.loads(index.read_text())
+    document["weight_map"][next(iter(document["weight_map"]))] = "../elsewhere.safetensors"
+    index.write_text(json.dumps(document))
+    sign_again(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"names '../elsewhere.safetensors', which is no safetensors file of this"):
+        load(None, tmp_path / "model")
 
 
 def test_a_lost_tensor_is_told(saved: Path) -> None:
@@ -461,6 +486,7 @@ def test_a_lost_tensor_is_told(saved: Path) -> None:
     lost = next(name for name in tensors if name.endswith("right.map.weight"))
     del tensors[lost]
     save_file(tensors, saved / "model.safetensors", {"format": "pt"})
+    sign_again(saved)
     with pytest.raises(ValueError, match=r"lacks \d+ tensors of the model"):
         load(None, saved)
 

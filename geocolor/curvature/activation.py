@@ -37,6 +37,7 @@ class Activation(Estimate):
         return None
 
     def missing(self, sums: Sums, layer: Layer) -> str | None:
-        if layer.name not in sums.inputs:
+        inputs = sums.tensors.get(f"A/{sums.inputs.get(layer.name)}")
+        if inputs is None:
             return "never ran"
-        return None if sums.tensors[f"A/{sums.inputs[layer.name]}"].any() else "its input is always zero"
+        return None if inputs.any() else "its input is always zero"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from geocolor.layers import Layer
-from geocolor.tensor_files import read_tensors, write_tensors
+from geocolor.schema import Count, Frozen, NamedShape, Text, validated
+from geocolor.tensor_files import AGAIN, check_tensors, read_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,20 +76,60 @@ class Curvature:
         write_tensors(Path(path), "curvature", tensors, metadata)
 
 
+class _Header(Frozen):
+    layers: tuple[NamedShape, ...] = Field(min_length=1)
+    positions: dict[Text, Count]
+    inputs: dict[Text, Text]
+    estimate: Text
+    loss: Text
+    unit: Text
+    units: Count
+    samples: Count
+    damping: float = Field(ge=0)
+    draws: Count
+    seed: int
+    probes: Count
+
+
 def load_curvature(path: str | Path) -> Curvature:
-    """Reads what `Curvature.save` wrote. Raises FileNotFoundError or, for another kind of file, ValueError."""
-    tensors, metadata = read_tensors(Path(path), "curvature")
-    layers = layers_from(metadata.pop("layers"))
+    """Reads what `Curvature.save` wrote.
+
+    Raises FileNotFoundError, or ValueError naming the file where it is damaged, of another kind or incomplete.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path, "curvature")
+    header = validated(_Header, metadata, str(path), "the header", AGAIN)
+    layers = layers_from(header.layers, path)
+    check_inputs(header.inputs, layers, path, complete=True)
+    shapes: dict[str, tuple[int, ...]] = {f"G/{layer.name}": (layer.m, layer.m) for layer in layers}
+    shapes |= {f"A/{header.inputs[layer.name]}": (layer.n, layer.n) for layer in layers}
+    check_tensors(path, tensors, shapes)
     return Curvature(
         layers=layers,
-        A={layer.name: tensors[f"A/{metadata['inputs'][layer.name]}"] for layer in layers},
+        A={layer.name: tensors[f"A/{header.inputs[layer.name]}"] for layer in layers},
         G={layer.name: tensors[f"G/{layer.name}"] for layer in layers},
-        **metadata,
+        **{name: value for name, value in header if name != "layers"},
     )
 
 
-def layers_from(entries: list[dict[str, Any]]) -> tuple[Layer, ...]:
-    return tuple(Layer(**{**entry, "geometry": tuple(entry["geometry"])}) for entry in entries)
+def layers_from(entries: Sequence[NamedShape], path: Path) -> tuple[Layer, ...]:
+    """Raises ValueError where two have one name."""
+    layers = tuple(entry.layer() for entry in entries)
+    twice = [name for name, count in Counter(layer.name for layer in layers).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: layer {twice[0]!r} is there twice. {AGAIN}")
+    return layers
+
+
+def check_inputs(inputs: Mapping[str, str], layers: Sequence[Layer], path: Path, *, complete: bool) -> None:
+    """Raise ValueError where groups of layers with one input make no sense; `complete`: every layer is in one."""
+    sides = {layer.name: layer.in_side for layer in layers}
+    for name, first in inputs.items():
+        if name not in sides or sides[name] != sides.get(first) or inputs.get(first) != first:
+            raise ValueError(f"{path}: layer {name!r} cannot have the input of {first!r}. {AGAIN}")
+    missing = [name for name in sides if name not in inputs]
+    if complete and missing:
+        raise ValueError(f"{path}: nothing is said of the input of layer {missing[0]!r}. {AGAIN}")
 
 
 def damped(factor: Tensor, damping: float) -> Tensor:

@@ -41,9 +41,10 @@ class Kronecker(Estimate):
         return sums.tensors[f"G/{layer.name}"] / sums.sampled
 
     def missing(self, sums: Sums, layer: Layer) -> str | None:
-        if layer.name not in sums.inputs:
+        inputs = sums.tensors.get(f"A/{sums.inputs.get(layer.name)}")
+        if inputs is None:
             return "never ran"
-        if not sums.tensors[f"A/{sums.inputs[layer.name]}"].any():
+        if not inputs.any():
             return "its input is always zero"
         gradient = sums.tensors.get(f"G/{layer.name}")
         return "no gradient reaches it" if gradient is None or not gradient.any() else None

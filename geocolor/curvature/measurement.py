@@ -89,9 +89,7 @@ def accumulate(
     share_inputs: bool = True,
 ) -> Sums:
     """The sums of `measure` over `batches`; `first` is the index of the first batch, which keys the sampling."""
-    how = ESTIMATES.get(estimate)
-    if how is None:
-        raise ValueError(f"no curvature estimate is called {estimate!r}; there are {', '.join(ESTIMATES)}")
+    how = _estimate(estimate)
     if draws < 1:
         raise ValueError(f"draws is {draws}; at least one label has to be sampled")
     if not how.reads_data:
@@ -146,6 +144,12 @@ def accumulate(
     return sums.all_reduce() if world > 1 else sums
 
 
+def _estimate(name: str) -> Estimate:
+    if name not in ESTIMATES:
+        raise ValueError(f"no curvature estimate is called {name!r}; there are {', '.join(ESTIMATES)}")
+    return ESTIMATES[name]
+
+
 def finish(sums: Sums, *, damping: float = 1e-3) -> Curvature:
     """Divides, damps (`+ damping · mean eigenvalue · I`), and drops the layers about which the sums say nothing.
 
@@ -154,7 +158,7 @@ def finish(sums: Sums, *, damping: float = 1e-3) -> Curvature:
     """
     if damping < 0:
         raise ValueError(f"damping is {damping}; it must be at least 0")
-    how = ESTIMATES[sums.estimate]
+    how = _estimate(sums.estimate)
     draws = sums.sampled // sums.units if sums.units else 1
     reasons = {layer.name: how.missing(sums, layer) for layer in sums.layers}
     dropped = [f"{name!r} ({reason})" for name, reason in reasons.items() if reason]

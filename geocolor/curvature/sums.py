@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from geocolor.curvature.curvature import layers_from
+from geocolor.curvature.curvature import check_inputs, layers_from
 from geocolor.layers import Layer
-from geocolor.tensor_files import read_tensors, write_tensors
+from geocolor.schema import Count, Frozen, NamedShape, Text, validated
+from geocolor.tensor_files import AGAIN, check_tensors, read_tensors, write_tensors
 
 
 @dataclass(eq=False)
@@ -100,7 +101,40 @@ class Sums:
                 )
 
 
+class _Header(Frozen):
+    estimate: Text
+    loss: Text
+    unit: Text
+    layers: tuple[NamedShape, ...]
+    inputs: dict[Text, Text]
+    positions: dict[Text, Count]
+    units: Count
+    sampled: Count
+    samples: Count
+    batches: Count
+    seed: int
+
+
 def load_sums(path: str | Path) -> Sums:
-    """Reads what `Sums.save` wrote. Raises FileNotFoundError or, for another kind of file, ValueError."""
-    tensors, metadata = read_tensors(Path(path), "sums")
-    return Sums(tensors=tensors, layers=layers_from(metadata.pop("layers")), **metadata)
+    """Reads what `Sums.save` wrote.
+
+    Raises FileNotFoundError, or ValueError naming the file where it is damaged, of another kind or incomplete.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path, "sums")
+    header = validated(_Header, metadata, str(path), "the header", AGAIN)
+    layers = layers_from(header.layers, path)
+    check_inputs(header.inputs, layers, path, complete=False)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer in layers:
+        shapes |= {
+            f"A/{layer.name}": (layer.n, layer.n),
+            f"G/{layer.name}": (layer.m, layer.m),
+            f"F/{layer.name}": (layer.m,),
+        }
+    check_tensors(path, tensors, {key: shape for key, shape in shapes.items() if key in tensors})
+    counted = {key.partition("/")[2] for key in tensors if key.startswith("A/")}
+    uncounted = [name for name in counted if not header.positions.get(name)]
+    if uncounted or (tensors and not header.sampled) or header.sampled < header.units:
+        raise ValueError(f"{path}: its counts do not fit its sums. {AGAIN}")
+    return Sums(tensors=tensors, layers=layers, **{name: value for name, value in header if name != "layers"})

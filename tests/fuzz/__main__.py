@@ -1,0 +1,63 @@
+"""Coverage-guided fuzzing of one reader with atheris: `python -m tests.fuzz plan -max_total_time=300`.
+
+What follows the reader's name goes to libFuzzer. Inputs are the bytes of a file (of one of the files of a folder, whose
+number is the first byte); checksums are made to fit half of the time, so that what lies behind them is reached too.
+A crash is any exception but a sentence, or a damaged file that was read as another value.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["geocolor"]):
+    from tests.fuzz.readers import READERS, good, sentence
+
+import json
+
+
+def main() -> None:
+    if len(sys.argv) < 2 or sys.argv[1] not in {reader.name for reader in READERS}:
+        sys.exit(f"usage: python -m tests.fuzz READER [libFuzzer's options]; readers: {[r.name for r in READERS]}")
+    reader = next(reader for reader in READERS if reader.name == sys.argv.pop(1))
+    with tempfile.TemporaryDirectory() as folder:
+        path, seeds = Path(folder) / "file", Path(folder) / "seeds"
+        files, value = good(reader, path)
+        names = sorted(files)
+        seeds.mkdir()
+        for number, name in enumerate(names):
+            (seeds / str(number)).write_bytes(bytes([number]) + files[name])
+        (seeds / "document").write_bytes(b"\xff" + json.dumps(reader.document(path)).encode())
+
+        def restore() -> None:
+            for name, whole in files.items():
+                (path / name if name else path).write_bytes(whole)
+
+        def one(data: bytes) -> None:
+            try:
+                if data[:1] >= b"\x80":  # a document whose checksums fit
+                    try:
+                        document = json.loads(data[1:])
+                    except (ValueError, RecursionError):
+                        return
+                    reader.sign(path, document)
+                    sentence(reader, path)
+                    return
+                name = names[data[0] % len(names)] if data else names[0]
+                file = path / name if name else path
+                file.write_bytes(data[1:])
+                told = sentence(reader, path)
+                if told is None:
+                    assert reader.read(path) == value, f"another value was read from {name or path}"
+                else:
+                    assert str(file) in told, f"the sentence does not name the file: {told}"
+            finally:
+                restore()
+
+        atheris.Setup([*sys.argv, str(seeds)], one)
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
