@@ -14,7 +14,7 @@ from geocolor import data
 from geocolor.atomic import check_place, refuse_occupied, replace_directory
 from geocolor.budget import allocate
 from geocolor.carry_out import apply
-from geocolor.curvature import load_curvature
+from geocolor.curvature import Curvature, LanczosCurvature, load_axes, load_curvature
 from geocolor.demo import run as run_demo
 from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
@@ -30,6 +30,7 @@ from geocolor.preflight import (
     check_settings,
     check_weights,
 )
+from geocolor.presets import GEO_SHARING
 from geocolor.progress import countdown, waiting
 from geocolor.quantities import duration
 from geocolor.refinement import RefineSettings, refine
@@ -114,6 +115,8 @@ def make_plan(
     check_settings(settings)
     refuse_occupied(out, overwrite)
     check_file(graph_path, (".graphml", ".json"))
+    if graph_path is not None and settings.preset == GEO_SHARING:
+        raise ValueError(f"--graph has nothing to write: --preset {GEO_SHARING} prices no pairs of layers")
     model, tokenizer = _model(source)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
@@ -131,7 +134,7 @@ def make_plan(
         draw_plan(prepared.plan, folder / "plan.png")
 
     replace_directory(out, write, overwrite)
-    if graph_path is not None:
+    if graph_path is not None and prepared.graph is not None:
         prepared.graph.write(graph_path, prepared.plan.price)
     _print_plan(console, prepared.plan)
     _print_seconds(console, clock.seconds)
@@ -154,7 +157,8 @@ def carry_out(
         raise FileNotFoundError(
             f"no curvature beside the plan ({beside}): give its file with --curvature, or write it with `geocolor plan`"
         )
-    curvature = load_curvature(curvature_path or beside)
+    read = load_axes if plan.curvature.get("estimate") == "lanczos" else load_curvature
+    curvature: Curvature | LanczosCurvature = read(curvature_path or beside)
     model, tokenizer = _model(source)
     clock = Clock()
     with clock("apply"):

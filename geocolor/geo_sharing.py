@@ -31,7 +31,8 @@ from geocolor.curvature.exact import Kind
 from geocolor.curvature.lanczos import LanczosCurvature, Which, measure_axes
 from geocolor.graph import medoid_rank
 from geocolor.layers import Layer, weight_of
-from geocolor.losses import Batch, Loss, head
+from geocolor.losses import Batch, Loss, default_loss, device_of, head, move
+from geocolor.modes import evaluating
 from geocolor.plans import LayerShape, Plan, PlannedClass, fingerprint
 from geocolor.progress import bar
 from geocolor.trust_region import Fit, Mode
@@ -40,6 +41,10 @@ from solvers import MedoidProblem, Solver, solve
 #: Ranks that are tried for all layers of a shape, as fractions of `min(m, n)`, and layers per basis.
 RANK_FRACTIONS = (0.1, 0.25, 0.4, 0.55, 0.7, 0.85, 1.0)
 LAYERS_PER_BASIS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+
+#: Defaults: axes of each layer, samples and units of the loss (tokens) behind them, radius of the trust region. A
+#: product of the Hessian is about three forward passes, and every layer takes some `2t + 20` of them.
+AXES, SAMPLES, UNITS, BETA = 25, 8, 512, 1e-2
 
 Group = tuple[int, ...]
 
@@ -52,19 +57,29 @@ def geo_sharing(
     keep: float | None = None,
     bases: int | None = None,
     rank_fraction: float = 0.5,
-    axes: int = 50,
+    axes: int = AXES,
     which: Which = "minor",
     kind: Kind = "gauss-newton",
-    samples: int = 8,
+    samples: int = SAMPLES,
+    units: int = UNITS,
     layers: Sequence[Layer] | None = None,
-    beta: float | None = 1e-2,
+    beta: float | None = BETA,
     mode: Mode = "coefficients",
     solver: str | Solver = "auto",
     time_limit: float = 60.0,
     seed: int = 0,
     progress: bool = False,
 ) -> tuple[Plan, LanczosCurvature]:
-    """`measure_axes` on `samples` calibration samples, spread over some batches, and `plan_geo_sharing`."""
+    """`measure_axes` on a few calibration samples, spread over some batches, and `plan_geo_sharing`.
+
+    At most `samples`, fewer where they hold more than `units` of the loss (tokens) together, at least one.
+    """
+    loss = default_loss(model, calibration[0]) if loss is None else loss
+    one = move(head(calibration[0], 1), device_of(model))
+    with evaluating(model):
+        outputs = loss.forward(model, one)
+        counted = loss.total(outputs, one, outputs if loss.compares else None)[1]
+    samples = max(1, min(samples, units // max(counted, 1)))
     curvature = measure_axes(
         model,
         spread(calibration, samples),
@@ -99,7 +114,7 @@ def plan_geo_sharing(
     keep: float | None = None,
     bases: int | None = None,
     rank_fraction: float = 0.5,
-    beta: float | None = 1e-2,
+    beta: float | None = BETA,
     mode: Mode = "coefficients",
     solver: str | Solver = "auto",
     time_limit: float = 60.0,

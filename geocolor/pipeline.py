@@ -15,15 +15,16 @@ from geocolor.atomic import refuse_occupied, replace_directory
 from geocolor.bases import FactoredKind
 from geocolor.budget import UnreachableError
 from geocolor.carry_out import apply
-from geocolor.curvature import Curvature, measure
+from geocolor.curvature import Curvature, LanczosCurvature, measure
 from geocolor.evaluation import evaluate_pair
 from geocolor.figures import draw_plan
+from geocolor.geo_sharing import AXES, BETA, geo_sharing
 from geocolor.graph import KINDS, CostGraph, price
 from geocolor.layers import find_layers
 from geocolor.losses import Loss, default_loss
 from geocolor.planning import plan
 from geocolor.plans import Plan, write_plan
-from geocolor.presets import SEARCHED, Preset, find_preset
+from geocolor.presets import GEO_SHARING, SEARCHED, Preset, find_preset
 from geocolor.probes import calibrate, divergence_of, few
 from geocolor.refinement import RefineSettings, refine
 from geocolor.report import Report, refinement_report, run_report, weight_bytes, write_report
@@ -43,8 +44,9 @@ class Settings:
     """What a run is asked for; every field is an option of the command line.
 
     `preset` other than "geocolor" is a published method (`geocolor.presets`) and has its own `estimate` and `damping`;
-    what belongs to the search then stays at its defaults. Without `aggregate` each of `AGGREGATES` makes a plan, and
-    calibration data chooses among them.
+    what belongs to the search then stays at its defaults, but for "geo-sharing", which takes `solver`, `time_limit`,
+    `bases` with `rank_fraction`, `trust_region` (0.01 when None) and `axes`, which it alone takes. Without `aggregate`
+    each of `AGGREGATES` makes a plan, and calibration data chooses among them.
     """
 
     preset: str = SEARCHED
@@ -61,6 +63,7 @@ class Settings:
     trust_region: float | None = None
     flat_energy: float = 0.05
     rank_fraction: float = 0.5
+    axes: int = AXES
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     time_limit: float = 60.0
@@ -86,11 +89,12 @@ class Clock:
 class Prepared:
     """A model priced and planned, not yet changed.
 
-    `updated`: the preset fits coefficients again once the plan is carried out (`geocolor.updating`).
+    `graph` is None where layers were priced along axes of the Hessian. `updated`: the preset fits coefficients again
+    once the plan is carried out (`geocolor.updating`).
     """
 
-    curvature: Curvature
-    graph: CostGraph
+    curvature: Curvature | LanczosCurvature
+    graph: CostGraph | None
     plan: Plan
     updated: bool = False
 
@@ -109,6 +113,8 @@ def prepare(
 
     `curvature`: measured already, with these settings, and without probes.
     """
+    if settings.preset == GEO_SHARING:
+        return _by_axes(model, calibration, settings, loss=loss, clock=clock, progress=progress)
     preset = find_preset(settings.preset)
     if preset is not None:
         return _by_preset(
@@ -172,6 +178,35 @@ def _by_preset(
     return Prepared(graph.curvature, graph, made, updated=settings.keep <= preset.updated_below)
 
 
+def _by_axes(
+    model: nn.Module,
+    calibration: Sequence[Any],
+    settings: Settings,
+    *,
+    loss: Loss | None,
+    clock: Clock,
+    progress: bool,
+) -> Prepared:
+    """Geo-Sharing."""
+    with clock("measure and plan"):
+        made, curvature = geo_sharing(
+            model,
+            calibration,
+            loss,
+            keep=settings.keep,
+            bases=settings.bases,
+            rank_fraction=settings.rank_fraction,
+            axes=settings.axes,
+            layers=find_layers(model, settings.include, settings.exclude),
+            beta=BETA if settings.trust_region is None else settings.trust_region,
+            solver=settings.solver,
+            time_limit=settings.time_limit,
+            seed=settings.seed,
+            progress=progress,
+        )
+    return Prepared(curvature, None, made)
+
+
 def carried_out(
     prepared: Prepared,
     model: nn.Module,
@@ -184,7 +219,7 @@ def carried_out(
     """The smaller model, its coefficients updated where the preset says so."""
     with clock("apply"):
         smaller = apply(model, prepared.plan, prepared.curvature, progress=progress)
-    if prepared.updated:
+    if prepared.updated and isinstance(prepared.curvature, Curvature):
         with clock("update"):
             update_coefficients(smaller, model, calibration, prepared.curvature, loss, progress=progress)
     return smaller

@@ -11,7 +11,7 @@ from geocolor.atomic import check_place
 from geocolor.curvature import ESTIMATES
 from geocolor.losses import Batch, default_loss, device_of, move
 from geocolor.pipeline import Settings
-from geocolor.presets import find_preset
+from geocolor.presets import GEO_SHARING, SEARCHED, find_preset
 from solvers import find_solver
 
 
@@ -44,15 +44,25 @@ def check_settings(settings: Settings) -> None:
 
 def _check_preset(settings: Settings) -> None:
     """Published methods search nothing: what belongs to the search must not be set beside them."""
-    if find_preset(settings.preset) is None:
+    find_preset(settings.preset)
+    if settings.preset == SEARCHED:
+        return
+    if settings.preset == GEO_SHARING:
+        if settings.keep is not None and settings.bases is not None:
+            raise ValueError(f"--preset {GEO_SHARING} takes either --keep or --bases")
+        _check_unset(settings, ("kinds", "aggregate", "estimate", "damping", "flat_energy"))
         return
     if settings.keep is None:
         raise ValueError(f"--preset {settings.preset} needs --keep, the fraction of the parameters that may remain")
+    _check_unset(settings, ("bases", "solver", "kinds", "aggregate", "trust_region", "flat_energy", "rank_fraction"))
+
+
+def _check_unset(settings: Settings, names: tuple[str, ...]) -> None:
     default = Settings()
-    for name in ("bases", "solver", "kinds", "aggregate", "trust_region", "flat_energy", "rank_fraction"):
+    for name in names:
         if getattr(settings, name) != getattr(default, name):
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} belongs to the search, and --preset {settings.preset} searches nothing")
+            option, lacks = name.replace("_", "-"), "has none" if settings.preset == GEO_SHARING else "searches nothing"
+            raise ValueError(f"--{option} belongs to the search, and --preset {settings.preset} {lacks}")
 
 
 def check_keep(keep: float) -> None:

@@ -25,6 +25,9 @@ from geocolor.ranks import by_effective_rank, rounded, shifted_to_last, uniform
 #: The preset that searches: everything that `geocolor.pipeline.Settings` says applies to it, and to it alone.
 SEARCHED = "geocolor"
 
+#: Zhang et al. 2025, arXiv:2511.06786: it searches too, on a curvature of its own (`geocolor.geo_sharing`).
+GEO_SHARING = "geo-sharing"
+
 ALL = 1_000_000
 
 
@@ -96,11 +99,11 @@ PRESETS: dict[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset | None:
-    """The preset; None for the searched one. Raises `ValueError` for a name there is not."""
-    if name == SEARCHED:
+    """The preset; None for the searched ones. Raises `ValueError` for a name there is not."""
+    if name in (SEARCHED, GEO_SHARING):
         return None
     if name not in PRESETS:
-        raise ValueError(f"no preset is called {name!r}; there are {SEARCHED}, {', '.join(PRESETS)}")
+        raise ValueError(f"no preset is called {name!r}; there are {SEARCHED}, {', '.join(PRESETS)}, {GEO_SHARING}")
     return PRESETS[name]
 
 

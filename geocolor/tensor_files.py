@@ -54,15 +54,20 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, metadata
 
 
-def check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `ValueError` where tensors are missing, unknown, not float64, of another shape or not finite."""
+def check_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """Raise `ValueError` where tensors are missing, unknown, of another dtype or shape or not finite."""
     for name in [*shapes, *tensors]:
         if name not in shapes or name not in tensors:
             raise ValueError(f"{path} {'has no' if name in shapes else 'holds an unknown'} tensor {name!r}. {AGAIN}")
         tensor = tensors[name]
-        if tuple(tensor.shape) != shapes[name] or tensor.dtype != torch.float64:
+        if tuple(tensor.shape) != shapes[name] or tensor.dtype != dtype:
             raise ValueError(
-                f"{path}: {name!r} is {tuple(tensor.shape)} of {tensor.dtype}, not {shapes[name]} of float64. {AGAIN}"
+                f"{path}: {name!r} is {tuple(tensor.shape)} of {tensor.dtype}, not {shapes[name]} of {dtype}. {AGAIN}"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{path}: {name!r} holds NaN or infinite values. {AGAIN}")

@@ -48,7 +48,7 @@ class Budget:
     """The most colors that may own a basis. Alone, without --keep: each layer takes one of K layers' bases."""
     preset: str = "geocolor"
     """A published method in place of the search: svd, fwsvd, asvd, svd-llm, svd-llm-update, basis-sharing (and -3, -4,
-    -all), d-rank or two-sided. Needs --keep."""
+    -all), d-rank, two-sided or geo-sharing. Needs --keep (geo-sharing: or --bases)."""
     solver: str = "auto"
     """Solver by name; `geocolor compare` races them."""
     kinds: tuple[Kind, ...] = ("in", "out", "both")
@@ -62,6 +62,8 @@ class Budget:
     """Fraction of the curvature's trace that the flat directions hold."""
     rank_fraction: float = 0.5
     """Rank of a lent basis relative to min(m, n), with --bases alone."""
+    axes: int = 25
+    """Axes of each layer's Hessian, with --preset geo-sharing."""
     time_limit: float = 60.0
     """Seconds for all of the search, once pairs of layers are priced."""
 
@@ -105,6 +107,7 @@ def settings(budget: Budget, source: Source) -> Settings:
         trust_region=budget.trust_region,
         flat_energy=budget.flat_energy,
         rank_fraction=budget.rank_fraction,
+        axes=budget.axes,
         time_limit=budget.time_limit,
         estimate=source.estimate,
         damping=source.damping,

@@ -6,8 +6,9 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from geocolor.curvature import load_curvature
 from geocolor.curvature.exact import hessian_block
-from geocolor.curvature.lanczos import Axes, hessian_product, measure_axes
+from geocolor.curvature.lanczos import Axes, hessian_product, load_axes, measure_axes
 from geocolor.layers import Layer, find_layers, weight_of
 from geocolor.losses import Classification, NextToken, SquaredError
 
@@ -100,6 +101,7 @@ def test_hutchinsons_trace_is_within_its_error_and_fewer_axes_hold_less_of_it():
     layer = find_layers(model)[0]
     exact = hessian_block(model, layer, data, loss).hessian
     axes = measure_axes(model, data, loss, axes=6, which="leading", layers=[layer], trace_probes=64).axes["0"]
+    assert axes.trace_error is not None
     assert axes.trace == pytest.approx(float(exact.trace()), abs=4 * axes.trace_error + 1e-12)
     assert 0 < axes.first(2).share < axes.share <= 1 + 1e-6
     left = float(torch.linalg.eigvalsh(exact)[:-6].mean())
@@ -124,6 +126,18 @@ def test_a_projector_of_few_axes_sees_a_share_of_an_arbitrary_change_that_is_no_
     changes = torch.randn(200, 20, 30)
     seen = sum(float(axes.project(change).square().sum() / change.square().sum()) for change in changes) / 200
     assert seen == pytest.approx(12 / 600, rel=0.2)
+
+
+def test_axes_are_saved_and_read_again(tmp_path):
+    measured = measure_axes(network(), samples(), axes=3, which="leading")
+    measured.save(tmp_path / "axes.safetensors")
+    read = load_axes(tmp_path / "axes.safetensors")
+    delta = torch.randn(6, 4).double()
+    assert read.damage("0", delta) == measured.damage("0", delta)
+    assert (read.layers, read.which, read.samples) == (measured.layers, "leading", 12)
+    assert read.axes["0"].trace_error == measured.axes["0"].trace_error
+    with pytest.raises(ValueError, match="is not a curvature file of geocolor"):
+        load_curvature(tmp_path / "axes.safetensors")
 
 
 def test_bad_input_gets_a_sentence():

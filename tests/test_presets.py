@@ -228,7 +228,23 @@ def test_a_preset_goes_the_whole_way_and_is_refined(model: nn.Module, clips: Bat
     assert {"measure", "plan", "apply", "update", "refine", "save", "load", "evaluate"} <= set(report["seconds"])
 
 
+def test_geo_sharing_goes_the_whole_way(model: nn.Module, clips: Batches, tmp_path: Path) -> None:
+    report, _ = compress_into(
+        tmp_path / "out",
+        model,
+        clips,
+        clips,
+        Settings(keep=KEEP, preset="geo-sharing", axes=4, include=("layers.2.*",)),
+    )
+    assert report["solver"] == "geo-sharing"
+    assert report["kept"] <= KEEP
+
+
 def test_bad_presets_get_a_sentence() -> None:
+    with pytest.raises(ValueError, match="--preset geo-sharing takes either --keep or --bases"):
+        check_settings(Settings(keep=0.5, bases=3, preset="geo-sharing"))
+    with pytest.raises(ValueError, match="--aggregate belongs to the search, and --preset geo-sharing has none"):
+        check_settings(Settings(keep=0.5, aggregate=2.0, preset="geo-sharing"))
     with pytest.raises(ValueError, match="no preset is called 'svdllm'; there are geocolor, svd, "):
         find_preset("svdllm")
     with pytest.raises(ValueError, match="--preset svd needs --keep"):

@@ -2,7 +2,7 @@
 
 from geocolor.curvature.curvature import Curvature, load_curvature
 from geocolor.curvature.exact import ExactCurvature, hessian_block
-from geocolor.curvature.lanczos import Axes, LanczosCurvature, measure_axes
+from geocolor.curvature.lanczos import Axes, LanczosCurvature, load_axes, measure_axes
 from geocolor.curvature.measurement import ESTIMATES, accumulate, finish, measure
 from geocolor.curvature.sums import Sums, load_sums
 
@@ -16,6 +16,7 @@ __all__ = [
     "accumulate",
     "finish",
     "hessian_block",
+    "load_axes",
     "load_curvature",
     "load_sums",
     "measure",

@@ -17,21 +17,26 @@ import copy
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from geocolor.curvature.curvature import layers_from
 from geocolor.curvature.exact import Kind
 from geocolor.layers import Layer, as_matrix, as_stored, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.modes import evaluating
 from geocolor.progress import track
+from geocolor.schema import Count, Frozen, NamedShape, Text, validated
+from geocolor.tensor_files import AGAIN, check_tensors, read_tensors, write_tensors
 
 Which = Literal["minor", "leading"]
 Floats = NDArray[np.float64]
@@ -43,7 +48,7 @@ class Axes:
     """`t` axes of one layer's block: `vectors` [t, m, n], orthonormal as vectors of length mn, `values` [t] their λ.
 
     Minor axes come by rising, leading ones by falling curvature. `trace` is that of the whole block, with its standard
-    error, and `products` counts the Hessian-vector products that all of this took.
+    error (None for fewer than two probes), and `products` counts the Hessian-vector products that all of this took.
     """
 
     layer: Layer
@@ -51,7 +56,7 @@ class Axes:
     vectors: Tensor
     values: Tensor
     trace: float
-    trace_error: float
+    trace_error: float | None
     products: int
 
     @property
@@ -110,6 +115,69 @@ class LanczosCurvature:
         inside = axes.coordinates(delta)
         outside = max(float(delta.double().square().sum() - inside.square().sum()), 0.0)
         return 0.5 * float(axes.values.clamp(min=0) @ inside.square()) + 0.5 * axes.rest * outside
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file with its metadata inside; the old file stays until the new one is complete."""
+        tensors = {f"vectors/{name}": each.vectors for name, each in self.axes.items()}
+        tensors |= {f"values/{name}": each.values for name, each in self.axes.items()}
+        metadata: dict[str, Any] = {
+            "layers": [asdict(layer) for layer in self.layers],
+            "found": {
+                name: (len(each.values), each.trace, each.trace_error, each.products)
+                for name, each in self.axes.items()
+            },
+            "block": self.kind,  # "kind" is the file's own
+        }
+        for name in ("which", "loss", "unit", "units", "samples", "tolerance", "seed"):
+            metadata[name] = getattr(self, name)
+        write_tensors(Path(path), "axes", tensors, metadata)
+
+
+class _Header(Frozen):
+    layers: tuple[NamedShape, ...] = Field(min_length=1)
+    found: dict[Text, tuple[Count, float, float | None, Count]]
+    block: Kind
+    which: Which
+    loss: Text
+    unit: Text
+    units: Count
+    samples: Count
+    tolerance: float = Field(ge=0)
+    seed: int
+
+
+def load_axes(path: str | Path) -> LanczosCurvature:
+    """Reads what `LanczosCurvature.save` wrote.
+
+    Raises FileNotFoundError, or ValueError naming the file where it is damaged, of another kind or incomplete.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path, "axes")
+    header = validated(_Header, metadata, str(path), "the header", AGAIN)
+    layers = layers_from(header.layers, path)
+    if set(header.found) != {layer.name for layer in layers}:
+        raise ValueError(f"{path}: its axes are those of other layers than it lists. {AGAIN}")
+    counts = {layer.name: header.found[layer.name][0] for layer in layers}
+    vectors = {name: tensor for name, tensor in tensors.items() if name.startswith("vectors/")}
+    values = {name: tensor for name, tensor in tensors.items() if name not in vectors}
+    shapes = {f"vectors/{layer.name}": (counts[layer.name], layer.m, layer.n) for layer in layers}
+    check_tensors(path, vectors, shapes, torch.float32)
+    check_tensors(path, values, {f"values/{layer.name}": (counts[layer.name],) for layer in layers})
+    return LanczosCurvature(
+        layers=layers,
+        axes={
+            layer.name: Axes(
+                layer,
+                header.which,
+                vectors[f"vectors/{layer.name}"],
+                values[f"values/{layer.name}"],
+                *header.found[layer.name][1:],
+            )
+            for layer in layers
+        },
+        kind=header.block,
+        **{name: value for name, value in header if name not in ("layers", "found", "block")},
+    )
 
 
 def measure_axes(
@@ -231,7 +299,7 @@ def layer_axes(
         probe = rng.choice([-1.0, 1.0], size)
         probe -= vectors @ (vectors.T @ probe)
         rest.append(float(probe @ times(probe)))
-    spread = float(np.std(rest, ddof=1)) / len(rest) ** 0.5 if len(rest) > 1 else float("inf")
+    spread = float(np.std(rest, ddof=1)) / len(rest) ** 0.5 if len(rest) > 1 else None
     return Axes(
         layer=layer,
         which=which,
