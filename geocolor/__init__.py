@@ -30,6 +30,7 @@ from geocolor.refinement import Refinement, RefineSettings, refine
 from geocolor.scope import LeftOut, left_out
 from geocolor.shared_basis import each_linear_once
 from geocolor.storage import export_dense, load, save
+from geocolor.unpacking import pack, unpack
 
 __version__ = "0.1.0"
 
@@ -54,10 +55,12 @@ __all__ = [
     "load_curvature",
     "measure",
     "merge_to_dense",
+    "pack",
     "plan",
     "price",
     "read_plan",
     "refine",
     "save",
+    "unpack",
     "write_plan",
 ]

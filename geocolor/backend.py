@@ -24,6 +24,7 @@ from geocolor.factored_layers import (
 from geocolor.layers import Form, Layer, geometry_of
 from geocolor.plans import Plan
 from geocolor.shared_basis import SharedBasis
+from geocolor.unpacking import pack, unpack_as_planned
 
 #: Tables of a module that hold what users register on it.
 _HOOKS = {
@@ -76,6 +77,7 @@ def skeleton(model: nn.Module, plan: Plan, names: Mapping[str, str] | None = Non
 
     `names` maps layers of the plan to modules of this model (identity by default); layers it leaves out are skipped.
     """
+    unpack_as_planned(model, plan.layers)
     resolved = names if names is not None else {name: name for name in plan.layers}
     built: dict[str, FactoredLayer] = {}
     for cls in plan.classes:
@@ -94,6 +96,8 @@ def skeleton(model: nn.Module, plan: Plan, names: Mapping[str, str] | None = Non
 def merge_to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
     """Multiply the factors out (in float64) into layers of the original type. The saving is then gone.
 
+    What `unpack` opened is closed again, so that the result is a model like the one before it.
+
     Raises `ValueError` where a factor carries an adapter or is quantized.
     """
     target = model if inplace else copy.deepcopy(model)
@@ -101,7 +105,7 @@ def merge_to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
     for name, module in replaced.items():
         target.set_submodule(name, module)
     detach_plan(target)
-    return target
+    return pack(target)
 
 
 def factored_layers(model: nn.Module) -> dict[str, FactoredLayer]:

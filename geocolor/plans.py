@@ -174,7 +174,8 @@ class Plan(Frozen):
         for name, shape in self.layers.items():
             if name not in modules:
                 raise ValueError(
-                    f"the plan was made for another model: this one has no layer {name!r}; plan this model anew"
+                    f"the plan was made for another model: this one has no layer {name!r}; plan this model anew, "
+                    "or pass geocolor.unpack(model) if that is what was planned"
                 )
             weight_of(model, Layer(name=name, **shape.model_dump()))
         if fingerprint(model, self.shareable_layers()).sha256 != self.fingerprint.sha256:

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from transformers.pytorch_utils import Conv1D
 
 from geocolor.layers import Layer, find_layers, linear_maps, output_heads, tied_weights
+from geocolor.unpacking import is_packed
 
 TABLE = "a table, looked up and not multiplied"
 TIED = "its weight is another module's too, and factors would untie them"
@@ -68,8 +69,10 @@ def _reason(name: str, module: nn.Module, maps: set[str], found: set[str], tied:
         return TABLE
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return "recurrent: one fused kernel takes the weights of all steps as they are, and takes no factors"
+    if is_packed(module):
+        return "several matrices in one parameter: geocolor.unpack makes layers of them"
     if isinstance(module, nn.MultiheadAttention | NonDynamicallyQuantizableLinear):
-        return "torch's attention reads this weight itself and never calls a layer"
+        return "torch's attention reads this weight itself and never calls a layer: geocolor.unpack makes layers of it"
     if isinstance(module, ParametrizationList):
         return "its weight is computed by a parametrization: remove_parametrizations first"
     if isinstance(module, _ConvTransposeNd):

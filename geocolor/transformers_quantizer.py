@@ -16,6 +16,7 @@ from transformers.quantizers.auto import (
 from geocolor.backend import merge_to_dense, skeleton
 from geocolor.manifest import check_manifest
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig, declare_ties, names_in, renamings
+from geocolor.unpacking import unpack_as_planned
 
 
 class GeocolorQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -42,6 +43,7 @@ class GeocolorQuantizer(HfQuantizer):  # type: ignore[misc]
         for folder in {Path(file).parent for file in checkpoint_files or ()}:
             check_manifest(folder)
         plan = self.quantization_config.plan
+        unpack_as_planned(model, plan.layers)
         self.names = names_in(model, plan)
         skeleton(model, plan, self.names)
         declare_ties(model, plan, self.names)

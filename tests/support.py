@@ -50,9 +50,11 @@ def _counts(types: Counter[str]) -> str:
 def examine(case: Case) -> Examined:
     """Take a model through plan, apply, save, load, forward and backward. Raises AssertionError where one is wrong."""
     torch.manual_seed(0)
-    model = case.make().eval()
+    made = case.make().eval()
     generator = torch.Generator().manual_seed(1)
     batches = [case.batch(generator) for _ in range(2)]
+    model = geocolor.unpack(made)
+    torch.testing.assert_close(output(model, batches[0]), output(made, batches[0]))
     calls: list[str] = []
     hooked = geocolor.find_layers(model)[0].name
     model.get_submodule(hooked).register_forward_hook(lambda *_: calls.append("hook"))
@@ -71,14 +73,22 @@ def examine(case: Case) -> Examined:
     _check_training(case, smaller, batches[0])
     for dtype in (torch.float32, torch.bfloat16):
         _check_file(case, copy.deepcopy(smaller).to(dtype), plan, batches[0])
+    dense = geocolor.merge_to_dense(smaller)
+    assert {k: v.shape for k, v in dense.state_dict().items()} == {k: v.shape for k, v in made.state_dict().items()}
+    torch.testing.assert_close(output(dense, batches[0]), output(smaller, batches[0]), rtol=1e-4, atol=1e-5)
     half = model.to(torch.bfloat16)
     plan16 = plan.model_copy(update={"fingerprint": geocolor.price(half, curvature).fingerprint})
     assert output(geocolor.apply(half, plan16, curvature), batches[0]).isfinite().all()
     return Examined(
         case.name,
-        Counter(type(model.get_submodule(name)).__name__ for name in plan.layers),
+        Counter(_kind(made, model, name) for name in plan.layers),
         left_out(model, layers=plan.shareable_layers()),
     )
+
+
+def _kind(made: nn.Module, model: nn.Module, name: str) -> str:
+    kind = type(model.get_submodule(name)).__name__
+    return kind if name in dict(made.named_modules()) else f"{kind} unpacked"
 
 
 def output(model: nn.Module, batch: Batch) -> Tensor:

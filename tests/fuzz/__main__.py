@@ -20,7 +20,8 @@ import json
 def main() -> None:
     if len(sys.argv) < 2 or sys.argv[1] not in {reader.name for reader in READERS}:
         sys.exit(f"usage: python -m tests.fuzz READER [libFuzzer's options]; readers: {[r.name for r in READERS]}")
-    reader = next(reader for reader in READERS if reader.name == sys.argv.pop(1))
+    name = sys.argv.pop(1)
+    reader = next(reader for reader in READERS if reader.name == name)
     with tempfile.TemporaryDirectory() as folder:
         path, seeds = Path(folder) / "file", Path(folder) / "seeds"
         files, value = good(reader, path)
