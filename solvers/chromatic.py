@@ -39,19 +39,19 @@ class Chromatic(Solver):
     """The fewest colors, until a clique or an exhausted search says that there are none.
 
     In turns, each four times as long as the one before, on the kernel of the conflicts: TabuCol with one color less
-    than known, from the second turn on after crossing colorings for three times as many moves; bounds by independent
+    than known, from the second turn on colorings crossed for four times as many moves; bounds by independent
     sets and where these are few a cover by them; CP-SAT with as few colors as are not excluded yet, for less time the
     more numbers are left to exclude, then among symmetric colorings only, and for a quarter of the time with one less
     than known. A turn is measured in moves, nodes and CP-SAT's deterministic time, so that a seed gives one answer.
 
     Attributes:
         workers: CP-SAT's threads. A deterministic run uses one whatever is asked for.
-        iterations: TabuCol's moves for each number of colors in the first turn, 100 for each item at most.
+        iterations: TabuCol's moves for each number of colors in the first turn, 1,000 for each item at most.
         effort: CP-SAT's deterministic seconds in the first turn.
     """
 
     workers: int = 1
-    iterations: int = 20_000
+    iterations: int = 200_000
     effort: float = 2.0
 
     name: ClassVar[str] = "chromatic"
@@ -74,13 +74,11 @@ class Chromatic(Solver):
         palette = Palette(problem, search)
         longer = 1
 
-        def by_tabucol(conflict: NDArray[np.bool_], number: int) -> Decision:
-            moves = longer * min(self.iterations, 100 * len(conflict))
-            return Decision(tabu_coloring(conflict, number, moves, rng, search))
-
-        def by_crossing(conflict: NDArray[np.bool_], number: int) -> Decision:
-            moves = 3 * longer * min(self.iterations, 100 * len(conflict))
-            return Decision(cross_colorings(conflict, number, moves, rng, search))
+        def by_moves(conflict: NDArray[np.bool_], number: int) -> Decision:
+            moves = longer * min(self.iterations, 1_000 * len(conflict))
+            if longer == 1:
+                return Decision(tabu_coloring(conflict, number, moves, rng, search))
+            return Decision(cross_colorings(conflict, number, 4 * moves, rng, search))
 
         def by_cp_sat(conflict: NDArray[np.bool_], number: int) -> Decision:
             effort = longer * self.effort / (palette.upper - palette.lower)
@@ -102,9 +100,7 @@ class Chromatic(Solver):
             return decide_by_cover(sets, len(conflict), number, search, nodes=100 * longer)
 
         while not palette.settled() and not search.expired():
-            if longer > 1:
-                palette.descend(by_crossing, "")
-            palette.descend(by_tabucol, "")
+            palette.descend(by_moves, "")
             bound_by_independent_sets(palette, nodes=longer * BOUNDING_NODES)
             palette.descend(by_covers, "HiGHS's search over all maximal independent sets, exhausted")
             palette.ascend(by_cp_sat, CP_SAT)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from solvers.search import Search
-from solvers.tabucol import fewest_clashes
+from solvers.tabucol import Neighbours, fewest_clashes
 
 MOVES_PER_ITEM = 20
 """TabuCol's moves for each item after a crossing."""
@@ -23,7 +23,7 @@ def cross_colorings(
     an older coloring takes the place of one of the two, which keeps them apart; once alike, two new ones begin.
     """
     size = len(conflict)
-    rows = conflict.astype(np.int32)
+    graph = Neighbours.of(conflict)
     moves = MOVES_PER_ITEM * size
     turns = max(iterations // (2 * moves), 1)
     parents: list[NDArray[np.int64]] = []
@@ -34,7 +34,7 @@ def cross_colorings(
         else:
             parents = [cross(parents[0], parents[1], number, rng), cross(parents[1], parents[0], number, rng)]
         for at, child in enumerate(parents):
-            parents[at], clashes = fewest_clashes(rows, child, number, moves, rng, search)
+            parents[at], clashes = fewest_clashes(graph, child, number, moves, rng, search)
             if clashes == 0:
                 return parents[at]
             if clashes < fewest:

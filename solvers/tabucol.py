@@ -8,14 +8,16 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from solvers.compiled import compilation
 from solvers.pairwise import PairwiseProblem
 from solvers.palette import Decision, Palette, weightless_refusal
 from solvers.problem import Problem
 from solvers.search import Search
 from solvers.solver import Solver
+from solvers.tabucol_kernel import FEWEST, SIGNATURE, STEP, TOTAL, move_items
 
-ASK_EVERY = 64
-"""Moves between two looks at the clock."""
+EFFORT = 2_000_000
+"""Between two looks at the clock; a few milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,37 @@ class TabuCol(Solver):
         Palette(problem, search).descend(decide, "")
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """A graph as lists of neighbours: those of item i are ``others[starts[i] : starts[i + 1]]``."""
+
+    starts: NDArray[np.int64]
+    others: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, conflict: NDArray[np.bool_]) -> Neighbours:
+        return cls(
+            np.append(0, np.cumsum(conflict.sum(axis=1, dtype=np.int64))), np.nonzero(conflict)[1].astype(np.int32)
+        )
+
+    def clashes(self, colors: NDArray[np.int32], number: int) -> NDArray[np.int32]:
+        """``[L, number]``: how many neighbours of an item have a color."""
+        size = len(colors)
+        places = np.repeat(np.arange(size) * number, np.diff(self.starts)) + colors[self.others]
+        return np.bincount(places, minlength=size * number).astype(np.int32).reshape(size, number)
+
+
 def tabu_coloring(
     conflict: NDArray[np.bool_], number: int, iterations: int, rng: np.random.Generator, search: Search
 ) -> NDArray[np.int64] | None:
     """A proper coloring ``[L]`` with ``number`` colors, from random ones; None when the moves or the time ran out."""
     start = rng.integers(0, number, len(conflict))
-    colors, clashes = fewest_clashes(conflict.astype(np.int32), start, number, iterations, rng, search)
+    colors, clashes = fewest_clashes(Neighbours.of(conflict), start, number, iterations, rng, search)
     return colors if clashes == 0 else None
 
 
 def fewest_clashes(
-    rows: NDArray[np.int32],
+    graph: Neighbours,
     start: NDArray[np.int64],
     number: int,
     iterations: int,
@@ -71,56 +93,18 @@ def fewest_clashes(
     """The colors ``[L]`` with the fewest conflicts met on the way from ``start``, and how many these are.
 
     Each step takes the best move of an item in conflict to another color, ties at random. The way back is barred for
-    0.6 · (items in conflict) + up to 9 steps (Galinier & Hao 1999), unless it leads below the fewest conflicts yet.
-
-    Args:
-        rows: ``[L, L]``, 1 for a conflict and else 0.
+    0.6 · (conflicts) + up to 9 steps (Galinier & Hao 1999), unless it leads below the fewest conflicts yet.
     """
-    size = len(rows)
-    never = 4 * size + 4
-    colors = start.copy()
-    clashes = np.stack([rows[:, colors == c].sum(axis=1, dtype=np.int32) for c in range(number)], axis=1)  # [L, number]
-    flat = clashes.reshape(-1)
-    own = np.arange(size) * number + colors  # where an item's own color stands in ``flat``
-    barred = np.zeros((size, number), dtype=np.int64)
-    barred.reshape(-1)[own] = forever = iterations + 1
-    total = int(flat[own].sum()) // 2
-    best, fewest = colors.copy(), total
-    draws: list[float] = []
-    for step in range(1, iterations + 1):
-        if total == 0:
+    size = len(start)
+    colors = start.astype(np.int32)
+    clashes = graph.clashes(colors, number)
+    total = int(clashes[np.arange(size), colors].sum()) // 2
+    state = np.array([total, total, 0, rng.integers(1 << 48)], dtype=np.int64)
+    best, barred = colors.copy(), np.zeros((size, number), dtype=np.int64)
+    active = np.zeros((2, size), dtype=np.int32)
+    kernel = compilation(move_items, SIGNATURE).wait(search)
+    while kernel is not None and state[TOTAL] > 0 and state[STEP] < iterations:
+        arrays = (graph.starts, graph.others, colors, clashes, barred, best, active, state)
+        if search.expired(kernel(*arrays, iterations, EFFORT)):
             break
-        if not draws:
-            if search.expired(ASK_EVERY * 2e3):
-                break
-            draws = rng.random(ASK_EVERY).tolist()
-        draw = draws.pop()
-        current = flat.take(own)
-        active = current.nonzero()[0]
-        change = clashes.take(active, axis=0)
-        change -= current.take(active)[:, None]
-        moves = change.reshape(-1)
-        least = int(moves[moves.argmin()])
-        if total + least >= fewest:
-            np.putmask(change, barred.take(active, axis=0) > step, never)
-            least = int(moves[moves.argmin()])
-            if least == never:
-                continue
-        ties = (moves == least).nonzero()[0]
-        draw *= len(ties)
-        chosen = int(draw)
-        at, color = divmod(int(ties[chosen]), number)
-        item = int(active[at])
-        old = int(colors[item])
-        row = rows[item]
-        clashes[:, old] -= row
-        clashes[:, color] += row
-        colors[item] = color
-        own[item] += color - old
-        barred[item, old] = step + int(0.6 * len(active)) + int(10 * (draw - chosen))
-        barred[item, color] = forever
-        total += least
-        if total < fewest:
-            fewest = total
-            best[:] = colors
-    return best, fewest
+    return best.astype(np.int64), int(state[FEWEST])

@@ -16,7 +16,7 @@ from solvers.dsatur_search import decide_by_dsatur
 from solvers.palette import Decision, Palette, split
 from solvers.search import Search
 from solvers.symmetric_coloring import find_symmetric_coloring, wide_symmetries
-from solvers.tabucol import fewest_clashes, tabu_coloring
+from solvers.tabucol import Neighbours, fewest_clashes, tabu_coloring
 from tests.solvers.brute_force import optimum
 
 EXACT = ["dsatur", "chromatic"]
@@ -140,7 +140,7 @@ def test_the_fewest_clashes_are_those_of_the_colors_returned_and_no_more_than_at
     rng = np.random.default_rng(seed)
     start = rng.integers(0, number, size)
     before = start.copy()
-    colors, clashes = fewest_clashes(conflict.astype(np.int32), start, number, 100, rng, search)
+    colors, clashes = fewest_clashes(Neighbours.of(conflict), start, number, 100, rng, search)
 
     def count(colors):
         return int((conflict & np.equal.outer(colors, colors)).sum()) // 2
