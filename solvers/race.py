@@ -67,7 +67,7 @@ class Run:
     @property
     def proven(self) -> bool:
         """Whether the optimum was found and proven, or that there is none."""
-        return self.status == "optimal" or (self.status == "infeasible" and self.lower_bound == math.inf)
+        return self.status in ("optimal", "infeasible")
 
     @property
     def key(self) -> tuple[str, str, int, float]:

@@ -10,7 +10,7 @@ from typing import Literal
 from solvers.certificates import Certificate
 from solvers.coloring import Coloring
 
-Status = Literal["optimal", "feasible", "infeasible", "time_limit"]
+Status = Literal["optimal", "feasible", "infeasible", "time_limit", "unknown"]
 
 OPTIMALITY_GAP = 1e-6
 """A relative gap up to this counts as optimal: integer-scaled costs and float sums allow no less."""
@@ -34,8 +34,9 @@ class Solution:
         representatives: the candidate of each class (medoid problems), −1 for a class that owns none.
         cost: its price, inf without a coloring.
         lower_bound: no coloring costs less; −inf when nothing is known, inf when it is proven that there is none.
-        status: ``optimal`` (the gap is closed), ``feasible``, ``time_limit`` (stopped early), or ``infeasible`` (no
-            coloring; a proof when ``lower_bound`` is inf, else only this solver's failure, and ``message`` says so).
+        status: ``optimal`` (the gap is closed), ``feasible``, ``time_limit`` (stopped early, with a coloring or
+            without), ``infeasible`` (it is proven that there is no coloring), or ``unknown`` (the solver was done and
+            had found none, which proves nothing).
         seconds: wall time.
         trace: (seconds, cost of the incumbent, bound) at every improvement of either.
         solver: the name of the solver that ran, the one picked if it was "auto".

@@ -104,7 +104,9 @@ def _finish(problem: Problem, solver: Solver, search: Search, oracle_calls: int)
         )
     status: Status
     if coloring is None:
-        status = "infeasible" if search.bound == math.inf or not search.cut_short else "time_limit"
+        status = "time_limit" if search.cut_short else "unknown"
+        if search.bound == math.inf:
+            status = "infeasible"
         search.note(_why_nothing(solver, search))
     elif relative_gap(cost, min(search.bound, cost)) <= OPTIMALITY_GAP:
         status = "optimal"

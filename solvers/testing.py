@@ -397,7 +397,7 @@ def _check_price(t: Trial) -> None:
     """The solution's cost is the problem's price of its coloring, which keeps every conflict and K."""
     s = t.solution
     if s.coloring is None:
-        _require(s.cost == math.inf and s.status in ("infeasible", "time_limit"), f"no coloring, yet {s}")
+        _require(s.cost == math.inf and s.status in ("infeasible", "time_limit", "unknown"), f"no coloring, yet {s}")
         return
     _require(len(s.coloring) == t.problem.size, f"{s.coloring} colors {len(s.coloring)} of {t.problem.size} items")
     _require(s.cost == t.problem.cost(s.coloring), f"the cost {s.cost} is not the price of {s.coloring}")
@@ -413,6 +413,7 @@ def _check_bound(t: Trial) -> None:
     _require(t.at_most(s.lower_bound, t.optimum), f"the bound {s.lower_bound} is above the optimum {t.optimum}")
     _require(t.at_most(t.optimum, s.cost), f"the cost {s.cost} is below the optimum {t.optimum}")
     _require(s.lower_bound <= s.cost, f"the bound {s.lower_bound} is above the cost {s.cost}")
+    _require((s.status == "infeasible") == (s.lower_bound == math.inf), f"{s.status} by a bound of {s.lower_bound}")
     if s.status == "optimal":
         _require(t.same(s.cost, t.optimum), f"{s.cost} is called optimal, but {t.optimum} is")
     if t.solver.exact:

@@ -188,7 +188,7 @@ def test_without_time_a_solver_still_comes_back_with_its_word(solver, medoids):
     for problem in (medoids, PairwiseProblem(np.ones((9, 9))), GroupProblem(9, lambda items: 1.0 + len(items))):
         if solver in solver_names(problem):
             solution = solve(problem, solver, time_limit=0)
-            assert solution.status in ("time_limit", "feasible", "infeasible") or solution.gap == 0
+            assert solution.status in ("time_limit", "feasible", "unknown") or solution.gap == 0
             assert solution.coloring is not None or "found no allowed coloring" in solution.message
 
 
@@ -220,7 +220,7 @@ def test_what_cannot_be_is_proven_infeasible_with_a_reason(problem):
 def test_failing_to_find_is_told_from_there_being_none():
     solution = solve(MedoidProblem(np.ones((3, 3)), K=2), "private")
     assert solution.coloring is None
-    assert solution.status == "infeasible"
+    assert solution.status == "unknown"
     assert solution.lower_bound < math.inf
     assert "private found no allowed coloring, which proves nothing; try an exact solver" in solution.message
 
