@@ -289,7 +289,7 @@ def _damage_by_axes(panel: "Panel", rows: Sequence[Row]) -> None:
             panel.plot(x, y, style, marker="o", color=COLORS[which], label=f"{NAMES[which]}, {region}")
     _level(panel, rows)
     panel.set(xlabel="t, axes measured of each layer's Hessian", ylabel="divergence from the dense model, nats")
-    panel.set(title="How many axes?", xscale="log", yscale="log")
+    panel.set(title="How many axes?", xscale="log", ylim=(0, None))
     _ticks(panel, rows)
 
 
@@ -334,13 +334,14 @@ def _held(panel: "Panel", rows: Sequence[Row]) -> None:
         own = [row for row in spectra if row["which"] == which]
         middle = [statistics.median(row["held"][str(t)] for row in own) for t in numbers]
         low, high = ([end(row["held"][str(t)] for row in own) for t in numbers] for end in (min, max))
-        panel.plot(numbers, middle, marker="o", color=COLORS[which], label=f"{NAMES[which]}, median of layers")
+        label = f"the Hessian's trace, in the {NAMES[which]} (median, range)"
+        panel.plot(numbers, middle, marker="o", color=COLORS[which], label=label)
         panel.fill_between(numbers, low, high, color=COLORS[which], alpha=0.15, linewidth=0)
+        x, y = _select(rows, "axes", "seen", part="damage", mode="coefficients", which=which, beta=None)
+        panel.plot(x, y, "--", marker="s", color=COLORS[which], label=f"the change ‖δ‖², in the {NAMES[which]}")
     part = [statistics.median(t / (row["m"] * row["n"]) for row in spectra) for t in numbers]
-    panel.plot(numbers, part, color="#666666", linestyle=":", label="t / mn: part of all directions")
-    panel.set(
-        xlabel="t", ylabel="part of the Hessian's trace", title="What do t axes hold?", xscale="log", yscale="log"
-    )
+    panel.plot(numbers, part, color="#666666", linestyle=":", label="all directions: t / mn")
+    panel.set(xlabel="t", ylabel="part that lies in t axes", title="What do t axes hold?", xscale="log")
     panel.set_xticks(numbers, [str(t) for t in numbers])
     panel.minorticks_off()
 

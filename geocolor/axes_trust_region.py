@@ -11,6 +11,7 @@ with leading axes it is the other way round. `U` and `V` have orthonormal column
 a system of `t` equations, whatever the size of the layer.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,7 +61,33 @@ def fit_axes(
     Without `beta` the least predicted damage. With it `mode="coefficients"` bisects on `μ`; `mode="paper"` clips
     `δ∥` of that to norm `τ` and projects the clipped weight on the basis again.
     """
-    system = _System(metric, left, right)
+    return _fit(_System(metric, left, right, _projected(metric, left, right)), beta, mode)
+
+
+def fit_ranks(
+    metric: AxisMetric,
+    left: Tensor,
+    right: Tensor,
+    ranks: Sequence[int],
+    beta: float | None = None,
+    mode: Mode = "coefficients",
+) -> list[Fit]:
+    """`fit_axes` in the first `r` columns of both bases, for every `r` of `ranks`: the axes are projected once."""
+    most = max(ranks)
+    projected = _projected(metric, left[:, :most], right[:, :most])
+    return [_fit(_System(metric, left[:, :r], right[:, :r], projected[:, :r, :r]), beta, mode) for r in ranks]
+
+
+def _projected(metric: AxisMetric, left: Tensor, right: Tensor) -> Tensor:
+    """`Uᵀ Q_i V` [t, r, r']."""
+    t, m, n = metric.vectors.shape
+    half = (metric.vectors.reshape(t * m, n) @ right).view(t, m, right.shape[1])
+    projected: Tensor = left.T @ half
+    return projected
+
+
+def _fit(system: "_System", beta: float | None, mode: Mode) -> Fit:
+    metric = system.metric
     free = system.solve(metric.weight, 0.0)
     if beta is None:
         return system.fit(free, None, 0.0)
@@ -69,7 +96,7 @@ def fit_axes(
     if found.reached:
         return found
     if mode == "paper":
-        delta = left @ free @ right.T - metric.weight
+        delta = system.left @ free @ system.right.T - metric.weight
         spanned = (metric.vectors.flatten(1) @ delta.flatten() @ metric.vectors.flatten(1)).view_as(delta)
         flat = spanned if metric.minor else delta - spanned
         clipped = metric.weight + (delta - flat) + flat * (radius / found.flat_norm)
@@ -86,11 +113,9 @@ def own_basis(weight: Tensor) -> tuple[Tensor, Tensor]:
 class _System:
     """The `t` equations of one layer in one basis."""
 
-    def __init__(self, metric: AxisMetric, left: Tensor, right: Tensor) -> None:
-        t, m, n = metric.vectors.shape
+    def __init__(self, metric: AxisMetric, left: Tensor, right: Tensor, projected: Tensor) -> None:
         self.metric, self.left, self.right = metric, left, right
-        half = (metric.vectors.reshape(t * m, n) @ right).view(t, m, right.shape[1])
-        self.projected = (left.T @ half).flatten(1)  # Bᵀ, t × r·r'
+        self.projected = projected.flatten(1)  # Bᵀ, t × r·r'
         self.gram = self.projected @ self.projected.T
         self.along_weight = metric.vectors.flatten(1) @ metric.weight.flatten()
         self.core = left.T @ metric.weight @ right  # S₀

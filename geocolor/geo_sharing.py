@@ -16,7 +16,7 @@ predicted damage, the mean curvature of the other directions included.
 import itertools
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from geocolor.axes_trust_region import axis_metric, fit_axes, own_basis
+from geocolor.axes_trust_region import axis_metric, fit_ranks, own_basis
 from geocolor.budget import UnreachableError, count_bases
 from geocolor.curvature.exact import Kind
 from geocolor.curvature.lanczos import LanczosCurvature, Which, measure_axes
@@ -212,16 +212,17 @@ class _Lenders:
         sides = [(layer.in_side, layer.out_side) for layer in self.layers]
         return [tuple(i for i, own in enumerate(sides) if own == side) for side in dict.fromkeys(sides)]
 
-    def fits(self, item: int, offers: Iterable[tuple[int, int]]) -> list[Fit]:
-        """Layer `item` in the bases that are offered to it, each a lender and a rank."""
+    def fits(self, item: int, lenders: Group, ranks: Sequence[int]) -> list[list[Fit]]:
+        """Layer `item` in the bases of some layers, at some ranks: a list for each lender."""
         metric = axis_metric(self.weights[item], self.curvature.axes[self.layers[item].name])
-        return [
-            fit_axes(metric, self.bases[b][0][:, :rank], self.bases[b][1][:, :rank], self.beta, self.mode)
-            for b, rank in offers
-        ]
+        return [fit_ranks(metric, *self.bases[b], ranks, self.beta, self.mode) for b in lenders]
+
+    def costs(self, item: int, lenders: Group, ranks: Sequence[int]) -> NDArray[np.float64]:
+        """What `fits` cost, lenders × ranks."""
+        return np.array([[*map(self.price, found)] for found in self.fits(item, lenders, ranks)])
 
     def class_fits(self, draft: _Draft) -> list[Fit]:
-        return [self.fits(i, [(draft.medoid, draft.rank)])[0] for i in draft.group]
+        return [self.fits(i, (draft.medoid,), (draft.rank,))[0][0] for i in draft.group]
 
     def price(self, fit: Fit) -> float:
         return fit.sharp_damage if self.curvature.which == "minor" else fit.damage
@@ -273,7 +274,7 @@ def _with_bases(
     with bar("pricing layers in every basis", size, wanted=progress) as advance:
         for group in shapes:
             for i in group:
-                cost[i, list(group)] = [*map(lenders.price, lenders.fits(i, [(b, ranks[b]) for b in group]))]
+                cost[i, list(group)] = lenders.costs(i, group, (ranks[i],))[:, 0]
                 advance()
     solution = solve(MedoidProblem(cost, K=bases), solver, time_limit=time_limit, seed=seed)
     if solution.interrupted:
@@ -330,8 +331,7 @@ def _options(
     ranks = sorted({medoid_rank(layer, fraction) for fraction in RANK_FRACTIONS})
     cost: NDArray[np.float64] = np.zeros((len(ranks), size, size))
     for row, i in enumerate(group):
-        offers = [(b, rank) for rank in ranks for b in group]
-        cost[:, row] = np.array([*map(lenders.price, lenders.fits(i, offers))]).reshape(len(ranks), size)
+        cost[:, row] = lenders.costs(i, group, ranks).T
         advance()
     dense = [_Draft((i,), i, 0) for i in group]
     options: list[Choice] = [(size * layer.parameters, 0.0, dense)]
