@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
+from solvers.sparse_medoid import SparseMedoidProblem
 
 Knowable = MedoidProblem | PairwiseProblem | GroupProblem
 
@@ -165,6 +166,17 @@ RELATIONS: tuple[Relation, ...] = (
     _join,
 )
 """Each changes a problem of any kind, or gives None where the relation says nothing about that kind."""
+
+
+def change(relation: Relation, problem: Knowable | SparseMedoidProblem, rng: np.random.Generator) -> Changed | None:
+    """What a relation makes of a problem; of a sparse one by way of its dense form."""
+    if not isinstance(problem, SparseMedoidProblem):
+        return relation(problem, rng)
+    changed = relation(problem.dense(), rng)
+    if changed is None:
+        return None
+    assert isinstance(changed.problem, MedoidProblem)
+    return replace(changed, problem=SparseMedoidProblem.nearest(changed.problem, changed.problem.candidates))
 
 
 def _repriced(

@@ -12,6 +12,7 @@ from solvers.group import GroupProblem
 from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
+from solvers.sparse_medoid import SparseMedoidProblem
 
 TABLED_ITEMS = 10
 """A set function over so many items is written down as a table of all its prices."""
@@ -64,6 +65,14 @@ def as_code(problem: Problem) -> str:
         rows = problem.cost_matrix.tolist()
         numpy = "" if rows else "from numpy import zeros\n"  # a list of no rows would have no columns either
         arguments = [_matrix(rows) if rows else f"zeros((0, {problem.candidates}))", f"K={problem.K!r}"]
+        if problem.penalty is not None:
+            arguments.append(f"penalty={_row(problem.penalty.tolist())}")
+        if problem.group is not None:
+            arguments.append(f"group={list(problem.group)!r}")
+    elif isinstance(problem, SparseMedoidProblem):
+        lists = problem.starts.tolist(), problem.candidate.tolist()
+        arguments = [*map(str, lists), _row(problem.costs.tolist())]
+        arguments += [f"candidates={problem.candidates}", f"K={problem.K!r}"]
         if problem.penalty is not None:
             arguments.append(f"penalty={_row(problem.penalty.tolist())}")
         if problem.group is not None:

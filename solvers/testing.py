@@ -31,11 +31,12 @@ from solvers.pairwise import PairwiseProblem
 from solvers.permutation_group import Orbits
 from solvers.problem import Problem, inverse
 from solvers.registry import find_solver
-from solvers.relations import RELATIONS, Changed, Relation
+from solvers.relations import RELATIONS, Changed, Relation, change
 from solvers.shrinking import as_code, restricted, shrink
 from solvers.solution import Solution
 from solvers.solve import solve
 from solvers.solver import Solver
+from solvers.sparse_medoid import SparseMedoidProblem
 from solvers.symmetry import automorphisms
 
 __all__ = [
@@ -52,10 +53,13 @@ __all__ = [
     "rate_distortion_problem",
     "restricted",
     "shrink",
+    "sparse_medoid_problems",
     "symmetries",
     "unstructured_cost",
 ]
 
+MEDOID = (MedoidProblem, SparseMedoidProblem)
+KINDS = (*MEDOID, PairwiseProblem, GroupProblem)
 LARGEST_CHANGED = 8
 """Changed problems of more items are left out: some solvers walk through every partition."""
 FEW_COSTS = st.integers(-2, 4).map(float)
@@ -83,6 +87,13 @@ def medoid_problems(draw: DrawFn, max_size: int = 6) -> MedoidProblem:
     group = draw(st.lists(st.sampled_from("ab"), min_size=candidates, max_size=candidates))
     limits = {label: draw(st.integers(0, 3)) for label in "ab"}
     return MedoidProblem(cost, limits, penalty=penalty, group=group)
+
+
+@st.composite
+def sparse_medoid_problems(draw: DrawFn, max_size: int = 6) -> SparseMedoidProblem:
+    """Medoid problems of which each item lists some candidates, maybe none; they may be infeasible."""
+    problem = draw(medoid_problems(max_size))
+    return SparseMedoidProblem.nearest(problem, draw(st.integers(0, problem.candidates)))
 
 
 @st.composite
@@ -224,6 +235,7 @@ def check_solver(
     tested = find_solver(solver)
     strategies: dict[type, SearchStrategy[Problem]] = {
         MedoidProblem: medoid_problems(max_size) | planted_medoid_problems(max_size),
+        SparseMedoidProblem: sparse_medoid_problems(max_size),
         PairwiseProblem: pairwise_problems(max_size) | planted_pairwise_problems(max_size),
         GroupProblem: group_problems(max_size),
     }
@@ -283,7 +295,7 @@ def _check_kind(
             solver=solver,
             problem=problem,
             solution=solve(problem, solver, seed=solve_seed, time_limit=time_limit),
-            optimum=solve(problem, Exhaustive(), time_limit=math.inf).cost,
+            optimum=solve(_dense(problem), Exhaustive(), time_limit=math.inf).cost,
             coloring=data.draw(colorings(problem.size)),
             relations=tuple(RELATIONS[(solve_seed + at) % len(RELATIONS)] for at in range(3)),
             seed=solve_seed,
@@ -293,6 +305,10 @@ def _check_kind(
             law(trial)
 
     holds()
+
+
+def _dense(problem: Problem) -> Problem:
+    return problem.dense() if isinstance(problem, SparseMedoidProblem) else problem
 
 
 def check_relations(
@@ -314,13 +330,13 @@ def check_relations(
         AssertionError: with the relation that is broken and both numbers.
     """
     tested = find_solver(solver)
-    assert isinstance(problem, (MedoidProblem, PairwiseProblem, GroupProblem))
+    assert isinstance(problem, KINDS)
     first = solve(problem, tested, seed=seed, time_limit=time_limit)
     rng = np.random.default_rng(seed)
     colorings = [Coloring(rng.integers(0, max(problem.limit, 1), problem.size).tolist()) for _ in range(draws)]
     settled = tested.exact and first.status != "time_limit"
     for relation in RELATIONS:
-        changed = relation(problem, np.random.default_rng(seed))
+        changed = change(relation, problem, np.random.default_rng(seed))
         if changed is None or not tested.supports(changed.problem):
             continue
         again = solve(changed.problem, tested, seed=seed, time_limit=time_limit)
@@ -456,9 +472,9 @@ def _check_automorphisms(t: Trial) -> None:
 
 def _check_relations(t: Trial) -> None:
     """What is known of a changed problem holds: of the cost of a coloring, of the optimum, of the solver's bound."""
-    assert isinstance(t.problem, (MedoidProblem, PairwiseProblem, GroupProblem))
+    assert isinstance(t.problem, KINDS)
     for relation in t.relations:
-        changed = relation(t.problem, np.random.default_rng(t.seed))
+        changed = change(relation, t.problem, np.random.default_rng(t.seed))
         if changed is not None and changed.problem.size <= LARGEST_CHANGED:
             _check_relation(t, changed)
 
@@ -481,13 +497,13 @@ def _check_relation(t: Trial, changed: Changed) -> None:
 def _check_limit(t: Trial) -> None:
     """An exact solver's cost falls with K, and K = L gives the optimum without a limit."""
     p = t.problem
-    if not t.solver.exact or p.size == 0 or (isinstance(p, MedoidProblem) and p.group is not None):
+    if not t.solver.exact or p.size == 0 or (isinstance(p, MEDOID) and p.group is not None):
         return
-    assert isinstance(p, (MedoidProblem, PairwiseProblem, GroupProblem))
+    assert isinstance(p, KINDS)
     costs = [t.again(p.with_limit(K)).cost for K in range(1, p.size + 1)]
     for fewer, more in itertools.pairwise(costs):
         _require(t.at_most(more, fewer), f"a larger K costs more: {costs} for K from 1")
-    free = t.again(p.with_limit(p.size + 5) if isinstance(p, MedoidProblem) else p.with_limit(None)).cost
+    free = t.again(p.with_limit(p.size + 5) if isinstance(p, MEDOID) else p.with_limit(None)).cost
     _require(t.same(costs[-1], free), f"K = L costs {costs[-1]}, without a limit {free}")
 
 

@@ -17,6 +17,7 @@ from solvers import (
     PairwiseProblem,
     Random,
     Solver,
+    SparseMedoidProblem,
     Spectral,
     solver_names,
 )
@@ -60,6 +61,11 @@ class Boaster(Broken):
 
 
 @dataclass(frozen=True)
+class SparseBoaster(Boaster):
+    problems: ClassVar[tuple[type, ...]] = (SparseMedoidProblem,)
+
+
+@dataclass(frozen=True)
 class Dreamer(Broken):
     """Claims a bound above its own coloring."""
 
@@ -91,6 +97,7 @@ class Pessimist(Broken):
     ("solver", "error", "sentence"),
     [
         (Boaster(), AssertionError, "an exact solver found|the bound .* is above"),
+        (SparseBoaster(), AssertionError, "an exact solver found|the bound .* is above"),
         (Dreamer(), RuntimeError, "claims that no coloring costs less"),
         (Whimsical(), AssertionError, "one seed gave two answers"),
         (Pessimist(), AssertionError, "the bound inf is above"),
@@ -113,5 +120,7 @@ def test_a_solver_that_takes_nothing_cannot_be_checked():
         def run(self, problem, search):
             raise NotImplementedError
 
-    with pytest.raises(ValueError, match="takes none of MedoidProblem, PairwiseProblem, GroupProblem"):
+    with pytest.raises(
+        ValueError, match="takes none of MedoidProblem, SparseMedoidProblem, PairwiseProblem, GroupProblem"
+    ):
         check_solver(Idle())

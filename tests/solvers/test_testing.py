@@ -9,9 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from solvers import Coloring, GroupProblem, MedoidProblem, PairwiseProblem, Solver, automorphisms, solve
+from solvers import (
+    Coloring,
+    GroupProblem,
+    MedoidProblem,
+    PairwiseProblem,
+    Solver,
+    SparseMedoidProblem,
+    automorphisms,
+    solve,
+)
 from solvers.exhaustive import Exhaustive
-from solvers.relations import RELATIONS
+from solvers.relations import RELATIONS, change
 from solvers.testing import (
     as_code,
     check_equivariance,
@@ -23,6 +32,7 @@ from solvers.testing import (
     planted_medoid_problems,
     planted_pairwise_problems,
     shrink,
+    sparse_medoid_problems,
     symmetries,
 )
 
@@ -117,8 +127,19 @@ def test_equivariance_catches_a_solver_that_minds_the_order():
         check_equivariance(problem, Lopsided(), sigma=[1, 0, 2])
 
 
+@settings(deadline=None, max_examples=30)
+@given(sparse_medoid_problems(5), st.data())
+def test_relations_hold_for_sparse_problems_as_for_their_dense_form(problem, data):
+    coloring = data.draw(colorings(problem.size))
+    for relation in RELATIONS:
+        changed = change(relation, problem, np.random.default_rng(0))
+        assert type(changed.problem) is SparseMedoidProblem
+        expected = changed.factor * problem.cost(coloring) + changed.offset(coloring)
+        assert changed.problem.cost(changed.carry(coloring)) == pytest.approx(expected)
+
+
 @settings(deadline=None, max_examples=60)
-@given(ANY_PROBLEM, st.data())
+@given(ANY_PROBLEM | sparse_medoid_problems(5), st.data())
 def test_code_makes_the_same_problem(problem, data):
     names = {}
     exec(as_code(problem), names)
