@@ -17,6 +17,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from geocolor import storage
 from geocolor.backend import install
 from geocolor.curvature import Sums, accumulate, finish, load_curvature, load_sums
+from geocolor.curvature.lanczos import Axes, LanczosCurvature, load_axes
 from geocolor.layers import find_layers
 from geocolor.losses import SquaredError
 from geocolor.manifest import MANIFEST_FILE, write_manifest
@@ -79,6 +80,15 @@ def sums() -> Sums:
     return accumulate(model, batches, SquaredError(), find_layers(model, include=["blocks.0", "blocks.1"]))
 
 
+def axes() -> LanczosCurvature:
+    layers = find_layers(Small(), include=["blocks.0", "blocks.1"])
+    found = {
+        layer.name: Axes(layer, "minor", torch.ones(2, layer.m, layer.n), torch.ones(2).double(), 3.0, 0.1, 7)
+        for layer in layers
+    }
+    return LanczosCurvature(layers, found, "minor", "gauss-newton", "squared error", "loss", 4, 4, 1e-3, 0)
+
+
 # --- what is compared
 
 
@@ -103,6 +113,12 @@ def _sums(path: Path) -> object:
     with contextlib.suppress(ValueError), _quietly():  # too little may be in it; anything else is a defect
         finish(found)
     return values_of({key: values_of(value) for key, value in vars(found).items()})
+
+
+def _axes(path: Path) -> object:
+    found = load_axes(path)
+    kept = {name: values_of(vars(each)) for name, each in found.axes.items()}
+    return values_of(vars(found) | {"axes": tuple(kept.items())})
 
 
 def _plain(path: Path) -> object:
@@ -164,6 +180,7 @@ READERS = [
     Reader("plan", lambda path: write_plan(plain_model().geocolor_plan, path), read_plan, _json, _sign_plan),  # type: ignore[arg-type]
     Reader("curvature", lambda path: finish(sums()).save(path), _curvature, _header, _sign_tensors),
     Reader("sums", lambda path: sums().save(path), _sums, _header, _sign_tensors),
+    Reader("axes", lambda path: axes().save(path), _axes, _header, _sign_tensors),
     Reader(
         "plain model",
         lambda path: storage.save(plain_model(), path),
