@@ -216,6 +216,10 @@ def _hand_over_hooks(original: nn.Module, factored: nn.Module) -> None:
             object.__setattr__(factored, table, hooks)
     if original._backward_hooks:
         factored._is_full_backward_hook = original._is_full_backward_hook
+    if hasattr(original, "_hf_hook"):  # accelerate moves inputs to where the layer is
+        from accelerate.hooks import add_hook_to_module
+
+        add_hook_to_module(factored, original._hf_hook)
 
 
 def _copy(bias: Tensor | None) -> nn.Parameter | None:

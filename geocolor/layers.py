@@ -154,7 +154,7 @@ def linear_maps(model: nn.Module) -> Iterator[Layer]:
     """Every module that multiplies by its weight and does nothing else, whether or not it is in scope."""
     for name, module in model.named_modules():
         weight = module._parameters.get("weight")  # absent where a parametrization computes the weight
-        if not name or weight is None or not weight.is_floating_point() or "forward" in module.__dict__:
+        if not name or weight is None or not weight.is_floating_point() or _replaced(module) or is_offloaded(module):
             continue
         forward = type(module).forward
         if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
@@ -167,6 +167,16 @@ def linear_maps(model: nn.Module) -> Iterator[Layer]:
             geometry = geometry_of(module)
             if geometry is not None and module.groups == 1 and module.padding_mode == "zeros":
                 yield Layer(name, weight.shape[0], weight[0].numel(), "conv2d", geometry)
+
+
+def _replaced(module: nn.Module) -> bool:
+    """Whether somebody gave this very object another forward; accelerate does, around the module's own."""
+    return "forward" in module.__dict__ and not hasattr(module, "_hf_hook")
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate keeps this module's weights elsewhere until it is called."""
+    return hasattr(module, "_hf_hook") and any(parameter.is_meta for parameter in module.parameters(recurse=False))
 
 
 def geometry_of(module: nn.Conv2d) -> tuple[int, ...] | None:
@@ -224,6 +234,11 @@ def _check_include(pattern: str, candidates: dict[str, Layer], heads: set[str], 
 
 
 def _nothing_found(model: nn.Module, candidates: dict[str, Layer], heads: set[str], tied: set[str]) -> str:
+    if not candidates and any(is_offloaded(module) for module in model.modules()):
+        return (
+            "the model's weights are offloaded, so none can be measured or replaced: load it with a "
+            "device_map that puts no module on another device than it runs on"
+        )
     if not candidates:
         types = Counter(type(module).__name__ for module in model.modules() if not list(module.children()))
         seen = ", ".join(f"{count} × {kind}" for kind, count in types.most_common(8))

@@ -11,7 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.parametrize import ParametrizationList
 from transformers.pytorch_utils import Conv1D
 
-from geocolor.layers import Layer, find_layers, linear_maps, output_heads, tied_weights
+from geocolor.layers import Layer, find_layers, is_offloaded, linear_maps, output_heads, tied_weights
 from geocolor.unpacking import is_packed
 
 TABLE = "a table, looked up and not multiplied"
@@ -67,6 +67,8 @@ def _reason(name: str, module: nn.Module, maps: set[str], found: set[str], tied:
         return "excluded"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return TABLE
+    if is_offloaded(module):
+        return "offloaded: its weight is elsewhere until the model calls it"
     if isinstance(module, nn.RNNBase | nn.RNNCellBase):
         return "recurrent: one fused kernel takes the weights of all steps as they are, and takes no factors"
     if is_packed(module):

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from geocolor.backend import merge_to_dense, skeleton
+import geocolor
+from geocolor.backend import factored_layers, merge_to_dense, skeleton
+from geocolor.layers import find_layers
 from geocolor.parameters import parameter_bytes
 from geocolor.shared_basis import SharedBasis, each_linear_once
 from geocolor.storage import save
@@ -76,6 +78,35 @@ def test_a_state_dict_fills_a_skeleton_and_keeps_the_sharing(
     assert torch.equal(result(empty, x), result(model, x))
     assert_shared(empty, model)
     assert (tmp_path / "state.pt").stat().st_size < parameter_bytes(model) + 60_000  # a name takes a few hundred bytes
+
+
+# --- placed by accelerate
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_with_a_device_map_is_compressed_and_keeps_its_hooks() -> None:
+    hooks = pytest.importorskip("accelerate.hooks")
+    dense = merge_to_dense(llama())
+    batches = [torch.randint(3, 32, (8, 10)) for _ in range(2)]
+    placed = copy.deepcopy(dense)
+    hooks.attach_execution_device_hook(placed, "cpu")  # as dispatch_model does where there are several devices
+    assert [layer.name for layer in find_layers(placed)] == [layer.name for layer in find_layers(dense)]
+    smaller = []
+    for model in (dense, placed):
+        curvature = geocolor.measure(model, batches)
+        plan = geocolor.plan(geocolor.price(model, curvature), keep=0.7, solver="greedy")
+        smaller.append(geocolor.apply(model, plan, curvature))
+    assert torch.equal(output(smaller[1]), output(smaller[0]))
+    replaced = list(factored_layers(smaller[1]).values())
+    assert replaced
+    assert all(isinstance(layer._hf_hook, hooks.AlignDevicesHook) for layer in replaced)
+
+
+def test_offloaded_weights_are_told() -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = accelerate.cpu_offload(merge_to_dense(llama()), torch.device("cpu"))
+    with pytest.raises(ValueError, match="weights are offloaded, so none can be measured or replaced"):
+        find_layers(model)
 
 
 # --- adapters
