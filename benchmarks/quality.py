@@ -89,7 +89,6 @@ class Bench:
             keep=keep,
             preset=method if method in PRESETS else OURS,
             solver="private" if method == PRIVATE else "auto",
-            damping=self.subject.damping if method in (OURS, PRIVATE) else None,
             draws=self.subject.draws if method in (OURS, PRIVATE) else 1,
             include=self.subject.include,
             time_limit=self.arguments.time_limit,

@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from torch import nn
 
 from geocolor.atomic import refuse_occupied, replace_directory
 from geocolor.bases import FactoredKind
-from geocolor.budget import UnreachableError
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, measure
 from geocolor.evaluation import evaluate_pair
@@ -21,22 +20,25 @@ from geocolor.figures import draw_plan
 from geocolor.geo_sharing import AXES, BETA, geo_sharing
 from geocolor.graph import KINDS, CostGraph, price
 from geocolor.layers import find_layers
-from geocolor.losses import Loss, default_loss
+from geocolor.losses import Loss
 from geocolor.planning import plan
 from geocolor.plans import Plan, write_plan
 from geocolor.presets import GEO_SHARING, SEARCHED, Preset, find_preset
-from geocolor.probes import calibrate, divergence_of, few
+from geocolor.probes import calibrate
 from geocolor.refinement import RefineSettings, refine
 from geocolor.report import Report, refinement_report, run_report, weight_bytes, write_report
 from geocolor.storage import load, save
 from geocolor.transformers_format import is_transformers_model
 from geocolor.updating import update_coefficients
+from geocolor.verification import verified
 
 #: Powers of a layer's damage that plans are made under; which one serves best belongs to the model and the budget.
 AGGREGATES = (1.0, 2.0, 3.0)
 
-#: Relative to the mean of a Kronecker factor's diagonal.
+#: Relative to the mean of a Kronecker factor's diagonal, and what is tried where sharing does more damage than priced:
+#: the inputs of KWT-1 span few directions, and shared bases are only as good as their price in the others.
 DAMPING = 1e-3
+MORE_DAMPING = (0.03, 0.3)
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,37 @@ def searched(
     clock: Clock,
     progress: bool = False,
 ) -> Prepared:
-    """A plan for every aggregate of the graph, and of those the one that does least damage on calibration data."""
+    """A plan for every aggregate of the graph, and of those the one that does least damage on calibration data.
+
+    Where a plan without sharing does less, the price of sharing was wrong: then plans are made under more damping too,
+    unless the settings fix it, and the best of all is taken.
+    """
+    graphs = [graph]
+    found = _planned(graph, settings, clock, progress)
+    if not settings.probes:
+        return Prepared(graph.curvature, graph.under(found[0].aggregate), found[0])
+    with clock("verify"):
+        verdicts = [verified(model, graph, found, calibration, loss, progress=progress)]
+    for damping in MORE_DAMPING if settings.damping is None else ():
+        if not verdicts[-1].lost:
+            break
+        with clock("plan"):
+            damped = graph.curvature.damped_to(damping)
+            graphs.append(price(model, damped, kinds=graph.kinds, aggregate=graph.aggregates, progress=progress))
+        found = _planned(graphs[-1], settings, clock, progress)
+        with clock("verify"):
+            verdicts.append(verified(model, graphs[-1], found, calibration, loss, progress=progress))
+    best = min(range(len(verdicts)), key=lambda k: verdicts[k].damage)
+    verdict, graph = verdicts[best], graphs[best]
+    if verdict.lost:
+        warnings.warn(verdict.loss_of_sharing(graph.curvature.unit), stacklevel=2)
+    return Prepared(graph.curvature, graph.under(verdict.plan.aggregate), verdict.plan)
+
+
+def _planned(graph: CostGraph, settings: Settings, clock: Clock, progress: bool) -> list[Plan]:
+    """A plan for every aggregate of the graph."""
     with clock("plan"):
-        found = [
+        return [
             plan(
                 graph.under(power),
                 settings.keep,
@@ -151,10 +181,6 @@ def searched(
             )
             for power in graph.aggregates
         ]
-    if settings.probes:
-        with clock("verify"):
-            found = [verified(model, graph, found, calibration, loss, progress=progress)]
-    return Prepared(graph.curvature, graph.under(found[0].aggregate), found[0])
 
 
 def _by_preset(
@@ -223,51 +249,6 @@ def carried_out(
         with clock("update"):
             update_coefficients(smaller, model, calibration, prepared.curvature, loss, progress=progress)
     return smaller
-
-
-def verified(
-    model: nn.Module,
-    graph: CostGraph,
-    plans: Sequence[Plan],
-    calibration: Sequence[Any],
-    loss: Loss | None = None,
-    *,
-    progress: bool = False,
-) -> Plan:
-    """The plan that stays nearest the dense model on calibration data: one of these, or the best without sharing.
-
-    A price can be wrong; this is measured, and a warning says so when sharing loses. The divergence measured sets the
-    common scale of the plan's predicted damage.
-    """
-    loss = default_loss(model, calibration[0]) if loss is None else loss
-    batches = few(calibration, loss, model, 512, 16384)
-    candidates = list(plans)
-    for each in plans:
-        if each.keep is not None and any(len(cls.layers) > 1 for cls in each.classes):
-            with suppress(UnreachableError):  # only sharing may meet a budget of few bases
-                priced = graph.under(each.aggregate)
-                candidates.append(plan(priced, each.keep, each.bases, solver="private", beta=each.trust_region))
-    distance: dict[str, float] = {}
-    for each in candidates:
-        if (shape := _shape(each)) not in distance:
-            candidate = apply(model, each, graph.curvature, progress=progress)
-            distance[shape] = divergence_of(model, candidate, batches, loss, progress=progress)
-    chosen = min(candidates, key=lambda each: distance[_shape(each)])
-    damage, predicted = distance[_shape(chosen)], chosen.predicted_damage
-    if not any(_shape(chosen) == _shape(each) for each in plans):
-        sharing = min(distance[_shape(each)] for each in plans)
-        warnings.warn(
-            f"sharing was predicted to do less damage and did more on calibration data ({sharing:.4g} against "
-            f"{damage:.4g} {graph.curvature.unit} from the dense model): the plan without sharing is used. "
-            "More calibration data or a higher --damping may help",
-            stacklevel=2,
-        )
-    return chosen.rescaled(damage / predicted) if predicted > 0 and damage > 0 else chosen
-
-
-def _shape(plan: Plan) -> str:
-    """The same for plans that make the same model."""
-    return repr(sorted((cls.layers, cls.kind, cls.rank, cls.right_rank, cls.medoid) for cls in plan.classes))
 
 
 def priced(

@@ -7,16 +7,20 @@ inputs have moved since they were measured, because the layers before it are fac
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geocolor.backend import factored_layers
 from geocolor.bases import coefficients, metric
-from geocolor.curvature import ESTIMATES, Curvature, accumulate
+from geocolor.curvature import Curvature, accumulate
 from geocolor.curvature.curvature import damped
-from geocolor.layers import weight_of
-from geocolor.losses import Batch, Loss
+from geocolor.curvature.estimate import rows, second_moment
+from geocolor.layers import Layer, input_rows, weight_of
+from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions
+from geocolor.modes import evaluating
 from geocolor.progress import track
 
 
@@ -39,12 +43,10 @@ def update_coefficients(
     layers = {layer.name: layer for layer in curvature.layers if layer.name in factored}
     if not layers:
         return smaller
+    loss = default_loss(dense, batches[0]) if loss is None else loss
     ran = accumulate(smaller, batches[:1], loss, list(layers.values()), estimate="activation").inputs
     for first in track(list(dict.fromkeys(ran.values())), "updating coefficients", wanted=progress):
-        sums = accumulate(smaller, batches, loss, [layers[first]], estimate="activation")
-        moment = ESTIMATES["activation"].input_factor(sums, layers[first])
-        assert moment is not None
-        A = damped(moment, curvature.damping)
+        A = damped(input_moment(smaller, layers[first], batches, loss), curvature.damping)
         for name in (name for name, group in ran.items() if group == first):
             bases = {s: b.map.weight.detach().flatten(1).double().cpu() for s, b in factored[name].bases().items()}
             member = metric(weight_of(dense, layers[name]).cpu(), curvature.G[name], A)
@@ -54,3 +56,32 @@ def update_coefficients(
             with torch.no_grad():
                 weight.copy_(fitted.reshape(weight.shape))
     return smaller
+
+
+def input_moment(model: nn.Module, layer: Layer, batches: Sequence[Batch], loss: Loss) -> Tensor:
+    """`Σ x xᵀ / positions` of what `layer` reads, n × n; every pass ends where the layer is first called."""
+    moment, count, mask = torch.zeros(layer.n, layer.n, dtype=torch.float64), 0, None
+
+    def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal moment, count
+        x = args[0] if args else next(iter(kwargs.values()))
+        inputs = rows(input_rows(layer, x), mask)
+        moment += second_moment(inputs, layer, "inputs", 0).cpu()
+        count += len(inputs)
+        raise _ReadError
+
+    handle = model.get_submodule(layer.name).register_forward_pre_hook(read, with_kwargs=True)
+    try:
+        with evaluating(model):
+            for batch in batches:
+                batch = move(batch, device_of(model))
+                mask = positions(batch)
+                with suppress(_ReadError):
+                    loss.forward(model, batch)
+    finally:
+        handle.remove()
+    return moment / count
+
+
+class _ReadError(Exception):
+    """Thrown through the model once the layer has been reached."""

@@ -472,3 +472,18 @@ def test_two_processes_measure_the_same_as_one(tmp_path: Path):
         together = load_curvature(tmp_path / f"{rank}.safetensors")
         assert_same(together, alone, rtol=1e-10, atol=1e-14)
         assert together.samples == alone.samples
+
+
+def test_more_damping_is_as_if_measured_with_it(
+    network: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]
+) -> None:
+    little = measure(network, batches, damping=1e-3)
+    more = little.damped_to(0.1)
+    expected = measure(network, batches, damping=0.1)
+    for name in expected.A:
+        torch.testing.assert_close(more.A[name], expected.A[name])
+        torch.testing.assert_close(more.G[name], expected.G[name])
+    first, second = (layer.name for layer in expected.layers[:2])
+    assert more.A[first] is more.A[second]
+    with pytest.raises(ValueError, match="damping can only grow"):
+        more.damped_to(1e-3)

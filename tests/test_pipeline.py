@@ -9,10 +9,11 @@ from torch import Tensor, nn
 import geocolor
 from geocolor.graph import CostGraph
 from geocolor.losses import Classification
-from geocolor.pipeline import AGGREGATES, Clock, Settings, prepare, verified
+from geocolor.pipeline import AGGREGATES, MORE_DAMPING, Clock, Settings, prepare, searched
 from geocolor.planning import fixed_plan
 from geocolor.probes import divergence_of, few
 from geocolor.ranks import rounded, uniform
+from geocolor.verification import verified
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -52,26 +53,39 @@ def test_the_plan_that_does_least_damage_on_calibration_data_is_taken(
     network: nn.Module, graphs: CostGraph, batches: Batches
 ) -> None:
     plans = [geocolor.plan(graphs.under(power), keep=0.5, solver="greedy") for power in AGGREGATES]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        taken = verified(network, graphs, plans, batches)
+    taken = verified(network, graphs, plans, batches).plan
     private = [geocolor.plan(graphs.under(power), keep=0.5, solver="private") for power in AGGREGATES]
     damages = [measured(network, plan, graphs, batches) for plan in (*plans, *private)]
     assert measured(network, taken, graphs, batches) == pytest.approx(min(damages))
     assert taken.predicted_damage == pytest.approx(min(damages))
 
 
-def test_sharing_that_does_more_damage_than_none_is_dropped_with_a_warning(
-    network: nn.Module, graphs: CostGraph, batches: Batches
+def test_sharing_that_does_more_damage_than_none_is_tried_under_more_damping_and_dropped_with_a_warning(
+    network: nn.Module, graphs: CostGraph, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shared = geocolor.plan(graphs, keep=0.5, solver="one_color")
     private = geocolor.plan(graphs, keep=0.5, solver="private")
     if shared.basis_count == private.basis_count:  # a plan is never predicted worse than without sharing
         shared = forced(graphs)
     assert measured(network, shared, graphs, batches) > measured(network, private, graphs, batches)
+    verdict = verified(network, graphs, [shared], batches)
+    assert verdict.lost
+    assert all(len(cls.layers) == 1 for cls in verdict.plan.classes)
+
+    tried: list[float] = []
+
+    def one_color(graph: CostGraph, *_: object) -> list[geocolor.Plan]:
+        tried.append(graph.curvature.damping)
+        return [forced(graph)]
+
+    monkeypatch.setattr("geocolor.pipeline._planned", one_color)
     with pytest.warns(UserWarning, match="sharing was predicted to do less damage"):
-        taken = verified(network, graphs, [shared], batches)
-    assert all(len(cls.layers) == 1 for cls in taken.classes)
+        searched(network, graphs, batches, Settings(keep=0.5), clock=Clock())
+    assert tried == [graphs.curvature.damping, *MORE_DAMPING]
+    tried.clear()
+    with pytest.warns(UserWarning, match="sharing was predicted"):
+        searched(network, graphs, batches, Settings(keep=0.5, damping=1e-3), clock=Clock())
+    assert len(tried) == 1
 
 
 def forced(graph: CostGraph) -> geocolor.Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -61,6 +61,25 @@ class Curvature:
             raise ValueError(f"layer {name!r}: the change is {tuple(delta.shape)}, the weight {layer.m} × {layer.n}")
         change = delta.detach().to(self.A[name])
         return 0.5 * float(((self.G[name] @ change) * (change @ self.A[name])).sum())
+
+    def damped_to(self, damping: float) -> Curvature:
+        """The same sums under more damping: every factor has `damping` times the mean of its undamped diagonal added.
+
+        Raises `ValueError` for less damping than there is.
+        """
+        if damping < self.damping:
+            raise ValueError(f"damping can only grow: it is {self.damping:g}, asked for was {damping:g}")
+        known: dict[int, Tensor] = {}
+
+        def more(factor: Tensor) -> Tensor:
+            if id(factor) not in known:
+                mean = float(factor.diagonal().mean()) / (1 + self.damping)
+                known[id(factor)] = factor + (damping - self.damping) * mean * torch.eye(len(factor)).to(factor)
+            return known[id(factor)]
+
+        A = {name: more(factor) for name, factor in self.A.items()}
+        G = {name: more(factor) for name, factor in self.G.items()}
+        return replace(self, A=A, G=G, damping=damping)
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with its metadata inside; the old file stays until the new one is complete."""

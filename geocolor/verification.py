@@ -1,0 +1,77 @@
+"""Plans measured before one is taken: a price can be wrong, calibration data says by how much."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from torch import nn
+
+from geocolor.budget import UnreachableError
+from geocolor.carry_out import apply
+from geocolor.graph import CostGraph
+from geocolor.losses import Batch, Loss, default_loss
+from geocolor.planning import plan
+from geocolor.plans import Plan
+from geocolor.probes import divergence_of, few
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The plan nearest the dense model on calibration data, its `damage` there, and that of the best given plan.
+
+    The plan's predicted damage has been rescaled to what was measured. `lost`: it is none of the given plans, but one
+    without sharing, found beside them.
+    """
+
+    plan: Plan
+    damage: float
+    given: float
+
+    @property
+    def lost(self) -> bool:
+        return self.damage < self.given
+
+    def loss_of_sharing(self, unit: str) -> str:
+        """Says that sharing lost, and by how much."""
+        return (
+            f"sharing was predicted to do less damage and did more on calibration data ({self.given:.4g} against "
+            f"{self.damage:.4g} {unit} from the dense model): the plan without sharing is used. "
+            "More calibration data or a higher --damping may help"
+        )
+
+
+def verified(
+    model: nn.Module,
+    graph: CostGraph,
+    plans: Sequence[Plan],
+    calibration: Sequence[Batch],
+    loss: Loss | None = None,
+    *,
+    progress: bool = False,
+) -> Verdict:
+    """Carry out every plan, and the best without sharing at its budget, and measure how far the model moves.
+
+    At most 512 samples or 16,384 units of the loss are used.
+    """
+    loss = default_loss(model, calibration[0]) if loss is None else loss
+    batches = few(calibration, loss, model, 512, 16384)
+    candidates = list(plans)
+    for each in plans:
+        if each.keep is not None and any(len(cls.layers) > 1 for cls in each.classes):
+            with suppress(UnreachableError):  # only sharing may meet a budget of few bases
+                priced = graph.under(each.aggregate)
+                candidates.append(plan(priced, each.keep, each.bases, solver="private", beta=each.trust_region))
+    damage: dict[str, float] = {}
+    for each in candidates:
+        if (shape := _shape(each)) not in damage:
+            candidate = apply(model, each, graph.curvature, progress=progress)
+            damage[shape] = divergence_of(model, candidate, batches, loss, progress=progress)
+    chosen = min(candidates, key=lambda each: damage[_shape(each)])
+    least, predicted = damage[_shape(chosen)], chosen.predicted_damage
+    scaled = chosen.rescaled(least / predicted) if predicted > 0 and least > 0 else chosen
+    return Verdict(scaled, least, min(damage[_shape(each)] for each in plans))
+
+
+def _shape(plan: Plan) -> str:
+    """The same for plans that make the same model."""
+    return repr(sorted((cls.layers, cls.kind, cls.rank, cls.right_rank, cls.medoid) for cls in plan.classes))
