@@ -53,6 +53,10 @@ class Loss(ABC):
             total, units = self.total(self.forward(model, batch), batch, expected)
         return total.item(), units
 
+    def units(self, outputs: Tensor, batch: Batch) -> int:
+        """How many units the loss of a batch is averaged over: samples, unless a loss says otherwise."""
+        return len(outputs)
+
     @property
     def compares(self) -> bool:
         """Whether `total` is measured against the outputs of a reference model instead of labels."""
@@ -89,6 +93,9 @@ class NextToken(Loss):
     def divergence(self, outputs: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
         _, counted = self._targets(batch)
         return _kullback_leibler(outputs[:, :-1][counted], reference[:, :-1][counted])
+
+    def units(self, outputs: Tensor, batch: Batch) -> int:
+        return int(self._targets(batch)[1].sum())
 
     @staticmethod
     def _targets(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -220,6 +227,9 @@ class Custom(Loss):
 
     def total(self, outputs: Tensor, batch: Batch, reference: Tensor | None = None) -> tuple[Tensor, int]:
         return outputs * samples_in(batch), samples_in(batch)
+
+    def units(self, outputs: Tensor, batch: Batch) -> int:
+        return samples_in(batch)
 
     def divergence(self, outputs: Tensor, reference: Tensor, batch: Batch) -> tuple[Tensor, int]:
         """Nothing is known of the outputs but their loss: its rise, where there is one."""

@@ -122,8 +122,8 @@ def few(
         for batch in (batches[index] for index in spread):
             if chosen and (samples >= most_samples or units >= most_units):
                 break
-            outputs = loss.forward(model, move(batch, device_of(model)))
-            units += loss.divergence(outputs, outputs, move(batch, device_of(model)))[1]
+            batch = move(batch, device_of(model))
+            units += loss.units(loss.forward(model, batch), batch)
             samples += samples_in(batch)
             chosen.append(batch)
     return chosen

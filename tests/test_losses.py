@@ -174,3 +174,12 @@ def test_batches_of_any_nesting_are_moved_counted_and_masked():
     assert samples_in(batch) == 2
     assert torch.equal(positions(batch), MASK.bool())
     assert positions(TOKENS) is None
+
+
+def test_units_are_what_the_losses_are_summed_over() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = {"input_ids": torch.tensor([[1, 2, 3, 0]]), "attention_mask": torch.tensor([[1, 1, 1, 0]])}
+    logits = torch.randn(1, 4, 5, generator=generator)
+    assert NextToken().units(logits, tokens) == NextToken().sample(logits, tokens, generator)[1] == 2
+    classes = torch.randn(3, 5, generator=generator)
+    assert Classification().units(classes, (None, None)) == Classification().sample(classes, None, generator)[1] == 3

@@ -108,18 +108,15 @@ def accumulate(
 
     def run(batch: Batch, index: int) -> int:
         outputs = loss.forward(model, batch)
-        units = 0
-        for draw in range(draws):
-            generator = _generator(device, seed, index, draw)
-            pseudo, units = loss.sample(outputs, batch, generator)
-            if how.needs_gradients:
-                _backward(pseudo, leaves, retain=draw + 1 < draws)
+        for draw in range(draws if how.needs_gradients else 0):
+            pseudo, _ = loss.sample(outputs, batch, _generator(device, seed, index, draw))
+            _backward(pseudo, leaves, retain=draw + 1 < draws)
         leaves.clear()
-        return units
+        return loss.units(outputs, batch)
 
     rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     device = device_of(model)
-    draws = draws if how.needs_gradients else 1  # the sampling then only counts the units
+    draws = draws if how.needs_gradients else 1
     with (
         watched(model, layers, on_call, gradients=how.needs_gradients) as leaves,
         bar("measuring curvature", total, wanted=progress and rank == 0) as advance,
