@@ -21,6 +21,7 @@ from geocolor.backend import merge_to_dense
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, load_curvature, measure
 from geocolor.evaluation import Evaluation, evaluate
+from geocolor.flops import merge_slow
 from geocolor.graph import CostGraph, price
 from geocolor.layers import Layer, find_layers
 from geocolor.planning import plan
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "load_curvature",
     "measure",
+    "merge_slow",
     "merge_to_dense",
     "pack",
     "plan",

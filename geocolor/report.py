@@ -8,6 +8,7 @@ from typing import Any
 
 from geocolor.atomic import write_atomically
 from geocolor.evaluation import Comparison
+from geocolor.flops import plan_flops, plan_flops_dense, slow_layers
 from geocolor.plans import Plan
 from geocolor.refinement import Refinement
 
@@ -21,6 +22,9 @@ def plan_report(plan: Plan) -> Report:
         "keep": plan.keep,
         "parameters_dense": plan.parameters_dense,
         "parameters": plan.parameters,
+        "flops_per_position_dense": plan_flops_dense(plan),
+        "flops_per_position": sum(plan_flops(plan).values()),
+        "layers_slower_than_dense": len(slow_layers(plan)),
         "damage_predicted": plan.predicted_damage,
         "bases": plan.basis_count,
         "classes_shared": sum(len(cls.layers) > 1 for cls in plan.classes),

@@ -1,5 +1,6 @@
 """A plan in a few phrases."""
 
+from geocolor.flops import plan_flops, plan_flops_dense, slow_layers
 from geocolor.plans import Plan
 from geocolor.quantities import count, number, percent
 
@@ -8,13 +9,19 @@ CLOSED_GAP = 1e-6
 
 
 def summary(plan: Plan) -> list[str]:
-    """Size, bases, predicted damage, solver and gap, each a phrase."""
+    """Size, bases, FLOPs, predicted damage, solver and gap, each a phrase."""
     return [
         f"kept {percent(plan.kept)} of {count(plan.parameters_dense)} parameters in scope",
         f"{plural(plan.basis_count, 'basis', 'bases')} for {plural(len(plan.layers), 'layer')}",
+        f"{percent(sum(plan_flops(plan).values()) / plan_flops_dense(plan))} of the FLOPs{_slow(plan)}",
         f"predicted damage {number(plan.predicted_damage)} {damage_unit(plan)}",
         f"solver {plan.solver}, {_proof(plan.gap)}",
     ]
+
+
+def _slow(plan: Plan) -> str:
+    slow = len(slow_layers(plan))
+    return f" ({plural(slow, 'layer')} slower than dense until merged)" if slow else ""
 
 
 def damage_unit(plan: Plan) -> str:
