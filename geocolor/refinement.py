@@ -16,9 +16,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import AllowInfNan
 from torch import Tensor, nn
 
 from geocolor.backend import factored_layers
@@ -27,6 +28,7 @@ from geocolor.losses import Batch, Loss, default_loss, device_of, move
 from geocolor.modes import evaluating
 from geocolor.probes import divergence_of
 from geocolor.progress import bar
+from geocolor.schema import Count, Frozen, Text, validated
 from geocolor.tensor_files import read_tensors, write_tensors
 
 WARM_UP = 0.3
@@ -369,6 +371,18 @@ def _write(
     write_tensors(path, "refinement", {name: tensor.cpu() for name, tensor in tensors.items()}, metadata)
 
 
+Loose = Annotated[float, AllowInfNan(True)]
+
+
+class _Header(Frozen):
+    run: dict[Text, Any]
+    step: Count
+    best_step: Count
+    best: Loose
+    looks_since: Count
+    trace: tuple[tuple[Count, Loose, Loose], ...]
+
+
 def _resume(
     path: Path,
     trained: Mapping[str, nn.Parameter],
@@ -377,26 +391,32 @@ def _resume(
     run: Mapping[str, Any],
 ) -> _State:
     tensors, metadata = read_tensors(path, "refinement")
-    odd = [key for key, value in run.items() if metadata["run"].get(key) != value]
+    header = validated(_Header, metadata, str(path), "the header", "remove it to begin anew")
+    odd = [key for key, value in run.items() if header.run.get(key) != value]
     if odd:
         raise ValueError(
-            f"{path} is the checkpoint of another run: its {odd[0]} is {metadata['run'].get(odd[0])!r}, not "
+            f"{path} is the checkpoint of another run: its {odd[0]} is {header.run.get(odd[0])!r:.80}, not "
             f"{run[odd[0]]!r}; remove it to begin anew, or repeat the command it was made by"
         )
+    for name, parameter in trained.items():
+        for what in ("now", "best", "first", "second"):
+            found = tensors.get(f"{what}/{name}")
+            if found is None or found.shape != parameter.shape or not found.is_floating_point():
+                raise ValueError(f"{path} does not fit: {what}/{name} is missing or of another shape; remove it")
     with torch.no_grad():
         for name, parameter in trained.items():
             masters[name].copy_(tensors[f"now/{name}"])
             parameter.copy_(masters[name])
             optimizer.state[masters[name]] = {
-                "step": torch.tensor(float(metadata["step"])),
+                "step": torch.tensor(float(header.step)),
                 "exp_avg": tensors[f"first/{name}"].to(parameter.device),
                 "exp_avg_sq": tensors[f"second/{name}"].to(parameter.device),
             }
     return _State(
-        step=metadata["step"],
-        best_step=metadata["best_step"],
-        best=metadata["best"],
-        looks_since=metadata["looks_since"],
-        trace=[(int(step), float(value), float(found)) for step, value, found in metadata["trace"]],
+        step=header.step,
+        best_step=header.best_step,
+        best=header.best,
+        looks_since=header.looks_since,
+        trace=list(header.trace),
         values={name: tensors[f"best/{name}"].to(parameter.device) for name, parameter in trained.items()},
     )

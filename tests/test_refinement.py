@@ -1,7 +1,9 @@
 """Refinement brings a model nearer the dense one, moves only factors, and goes on bit for bit when killed."""
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph
 from geocolor.parameters import parameter_count
 from geocolor.refinement import RefineSettings, one_cycle, refine, split, trainable
+from geocolor.tensor_files import read_tensors, write_tensors
 
 Batches = list[tuple[Tensor, Tensor]]
 QUICK = RefineSettings(steps=40, evaluate_every=10, checkpoint_every=10, holdout=0.25)
@@ -158,3 +161,33 @@ def test_the_hold_out_is_spread_and_never_all() -> None:
     assert min(after - before for before, after in pairwise(judged)) >= 3
     assert split([1], 0.5) == ([1], [])
     assert [len(part) for part in split([1, 2], 0.9)] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tensors, metadata: metadata.pop("step"), "step: Field required"),
+        (lambda tensors, metadata: metadata.update(trace=[1]), "trace.0: "),
+        (lambda tensors, metadata: metadata.update(run=[]), "run: "),
+        (lambda tensors, metadata: tensors.pop(next(iter(tensors))), "is missing or of another shape; remove it"),
+        (lambda tensors, metadata: tensors.update({n: torch.ones(1) for n in tensors}), "or of another shape"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    network: nn.Module,
+    smaller: nn.Module,
+    batches: Batches,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[dict[str, Tensor], dict[str, Any]], object],
+    sentence: str,
+) -> None:
+    checkpoint = tmp_path / "refinement.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda *_, **__: None)
+        refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
+    tensors, metadata = read_tensors(checkpoint, "refinement")
+    change(tensors, metadata)
+    write_tensors(checkpoint, "refinement", tensors, metadata)
+    with pytest.raises(ValueError, match=sentence):
+        refine(smaller, network, batches, QUICK, checkpoint=checkpoint)

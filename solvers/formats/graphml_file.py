@@ -28,7 +28,7 @@ def read(path: Path) -> Problem:
     except ElementTree.ParseError as error:
         line, column = error.position
         raise FormatError(path, f"this is no XML: {error.msg}", line, column + 1) from None
-    except (nx.NetworkXError, KeyError, ValueError, TypeError) as error:
+    except (nx.NetworkXError, LookupError, ValueError, TypeError) as error:  # an encoding that is none, too
         raise FormatError(path, f"this is no GraphML that can be read: {error}") from None
     if graph.is_multigraph():
         raise FormatError(path, "two edges join the same nodes; a pair has one weight")

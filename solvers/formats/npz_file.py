@@ -22,7 +22,7 @@ def read(path: Path) -> Problem:
             document = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, OSError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise FormatError(path, f"this is no npz archive that can be read: {error}") from None
     try:
         plain = json.loads(str(document.pop("plain", "")))

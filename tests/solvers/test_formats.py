@@ -197,6 +197,40 @@ def test_a_file_cut_short_is_refused_or_whole(folder, problem, data):
         read(path)
 
 
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_flipped_bits_raise_nothing_but_a_format_error(folder, data):
+    problem, suffix = data.draw(
+        st.sampled_from(
+            [(MedoidProblem(np.arange(9.0).reshape(3, 3), K=2), name) for name in ("json", "npz", "graphml")]
+            + [(PairwiseProblem(np.array([[0, 1.0], [1.0, 0]]), K=2), name) for name in ("json", "npz", "graphml")]
+        )
+    )
+    path = folder / f"flipped.{suffix}"
+    write(problem, path)
+    whole = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(whole)
+    with contextlib.suppress(FormatError):
+        read(path)
+
+
+def test_archives_and_texts_of_unknown_encodings_are_refused(tmp_path):
+    path = tmp_path / "problem.graphml"
+    write(PairwiseProblem(np.zeros((2, 2)), K=2), path)
+    path.write_bytes(path.read_bytes().replace(b"utf-8", b"utf-9"))
+    with pytest.raises(FormatError, match="unknown encoding"):
+        read(path)
+    path = tmp_path / "problem.npz"
+    write(PairwiseProblem(np.zeros((2, 2)), K=2), path)
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"PK\x01\x02") + 10] = 99  # the way the first entry is said to be compressed
+    path.write_bytes(whole)
+    with pytest.raises(FormatError, match="this is no npz archive that can be read"):
+        read(path)
+
+
 def test_an_archive_with_pickled_objects_is_refused(tmp_path):
     class Bomb:
         def __reduce__(self):
