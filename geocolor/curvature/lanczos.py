@@ -9,6 +9,12 @@ that knows nothing of them. The leading axes hold much of the trace, so they tel
 differences among all other directions they know nothing. Minor axes are some of the very many along which the loss
 hardly bends: taking them out of a change takes next to nothing away, and the rest is priced by its norm alone. For the
 part that is not spanned the mean curvature `(tr H − Σλ)/(mn − t)` is used; its trace is Hutchinson's estimate.
+
+Measured (benchmarks/geo_sharing.py; last three blocks of KWT-1, 16 clips, mn = 4,096 or 16,384): the 25 sharpest axes
+hold 72 to 98 % of a layer's trace, 100 hold 96 % or more; the 200 flattest hold less than 10⁻⁸ of it. With 12 classes
+no more than 11 directions a clip are curved at all: 16 clips leave thousands of flat ones, and minor axes are any of
+them. What is curved on other data only, no axis of these clips shows: past that rank, more axes predict a damage of
+zero and the measured one rises again.
 """
 
 from __future__ import annotations
