@@ -26,8 +26,6 @@ from solvers.solver import Solver
 from solvers.sparse_medoid import SparseMedoidProblem
 from solvers.sparse_medoid_search import SparseOpenSet
 
-DISTURBANCES = 8
-"""Of a sparse problem's coloring at the end, each followed by swaps."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +152,7 @@ def relax_sparse(problem: SparseMedoidProblem, search: Search, steps: int) -> No
     state.swap_until_stuck(search, least=1e-5)
     search.offer(problem.assign(state.opened.tolist()))
     rng = np.random.default_rng(search.seed)
-    for _ in range(DISTURBANCES):  # close a tenth of them, fill up greedily, swap
+    for _ in range(disturbances(problem.size)):  # close a tenth of them, fill up greedily, swap
         if search.closed() or search.expired() or not state.is_open.any():
             break
         value, before = state.value, state.opened
@@ -169,3 +167,8 @@ def relax_sparse(problem: SparseMedoidProblem, search: Search, steps: int) -> No
         relaxation.upper = search.cost
         relaxation.climb(search, steps // 3, lambda: cutoff_of(search.cost, problem), size=0.1)
         prove(problem, search, relaxation)
+
+
+def disturbances(size: int) -> int:
+    """How often a sparse problem's coloring is disturbed at the end: the more, the less each costs beside the steps."""
+    return max(8, min(size // 10, 800_000 // size))
