@@ -1,4 +1,4 @@
-"""What breaking symmetry costs CP-SAT and what it buys: planted twins, duplicated layers, Cayley graphs.
+"""What breaking symmetry costs CP-SAT and what it buys: duplicated layers, planted twins, blocks, Cayley graphs.
 
 Every instance is solved with each way of breaking switched on by itself and with all of them, on one worker. Effort is
 CP-SAT's deterministic time (about seconds of a quiet core) and its branches, so that a loaded machine measures alike.
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import priced_pairs
 from solvers import PairwiseProblem, Search, SymmetricCpSat, automorphisms, merge_twins, solve
 from solvers.atomic import write_atomically
 
@@ -99,6 +100,14 @@ def duplicated_layers(size: int, seed: int) -> PairwiseProblem:
     return PairwiseProblem(copies(np.random.default_rng([seed, size]), base, size), K=4)
 
 
+def priced_layers(size: int, seed: int) -> PairwiseProblem:
+    """Ten layers of the embedded model at the prices of their pairs (``priced_pairs``), each there many times."""
+    weight, _ = priced_pairs.load()
+    chosen = np.random.default_rng([seed, 11]).choice(len(weight), 10, replace=False)
+    base = weight[np.ix_(chosen, chosen)]
+    return PairwiseProblem(copies(np.random.default_rng([seed, size]), base, size), K=4)
+
+
 CAYLEY: dict[int, tuple[int, ...]] = {
     17: (1, 2, 4, 8),
     23: (1, 3, 5, 8),
@@ -117,7 +126,8 @@ def cayley_coloring(size: int, seed: int) -> PairwiseProblem:
 
 
 FAMILIES: dict[str, Family] = {
-    "duplicated layers": Family("ten layers, duplicated", (20, 30, 40, 60), duplicated_layers),
+    "priced layers": Family("ten layers of a model, duplicated", (15, 20, 30, 60), priced_layers),
+    "duplicated layers": Family("ten drawn layers, duplicated", (20, 30, 40, 60), duplicated_layers),
     "spreading twins": Family("twins that must spread", (15, 18, 21, 24), spreading_twins),
     "blocks": Family("blocks that may change places", (12, 16, 20), interchangeable_blocks),
     "Cayley graphs": Family("Cayley graphs, colored", tuple(CAYLEY), cayley_coloring, seeds=1),

@@ -27,7 +27,6 @@ from solvers.sparse_medoid import SparseMedoidProblem
 from solvers.sparse_medoid_search import SparseOpenSet
 
 
-
 @dataclass(frozen=True)
 class Lagrangian(Solver):
     """Subgradient steps on the multipliers; the candidates that the relaxation opens begin swap local searches.

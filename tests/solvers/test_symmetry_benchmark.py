@@ -15,6 +15,7 @@ def test_the_planted_symmetries_are_there():
     assert automorphisms(blocks).order % 6 == 0
     assert automorphisms(blocks).twins == ()
     assert merge_twins(FAMILIES["duplicated layers"].make(40, 1)).problem.size == 10
+    assert merge_twins(FAMILIES["priced layers"].make(40, 0)).problem.size < 20
     for size in CAYLEY:
         assert len(automorphisms(FAMILIES["Cayley graphs"].make(size, 0)).orbits) == 1
 
