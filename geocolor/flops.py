@@ -1,11 +1,13 @@
 """FLOPs of a plan and of a live model, and the form to run where factors cost more of them than the matrix.
 
-A multiplication with its addition counts as two. All numbers are per position: token, patch or output pixel. A basis is
-counted for every layer that reads it, though layers with one input evaluate it once.
+A multiplication with its addition counts as two. All numbers are per position: token, patch or output pixel. Layers of
+a class that read the very same input evaluate its basis once (`Plan.inputs` knows which do): the first of them pays.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import nn
 
@@ -14,19 +16,33 @@ from geocolor.factored_layers import FactoredLayer, basis_rank, dense_module
 from geocolor.plans import Plan
 
 
+@dataclass(frozen=True)
+class _Form:
+    """A layer as it is held: ranks, and what tells one evaluation of its input basis from another."""
+
+    m: int
+    n: int
+    left: int | None
+    right: int | None
+    evaluation: Hashable
+
+    def cost(self, evaluated: bool) -> int:
+        """FLOPs; `evaluated`: another layer has paid for the input basis."""
+        if self.left is None and self.right is None:
+            return 2 * self.m * self.n
+        widths = [self.m, *(rank for rank in (self.left, self.right) if rank is not None), self.n]
+        products = [a * b for a, b in pairwise(widths)]
+        return 2 * sum(products[:-1] if evaluated and self.right is not None else products)
+
+
 def flops(model: nn.Module) -> dict[str, int]:
     """FLOPs per position of every factored layer of a live model, by name."""
-    return {name: _factored(layer) for name, layer in factored_layers(model).items()}
+    return _costs(_live(model))
 
 
-def plan_flops(plan: Plan) -> Mapping[str, int]:
+def plan_flops(plan: Plan) -> dict[str, int]:
     """FLOPs per position of every layer of a plan: `2r(m + n)`, `2(mr + rr' + r'n)` for `both`, `2mn` dense."""
-    found = {}
-    for cls in plan.classes:
-        for name in cls.layers:
-            shape = plan.layers[name]
-            found[name] = _cost(shape.m, shape.n, cls.rank, cls.right_rank)
-    return found
+    return _costs(_planned(plan))
 
 
 def plan_flops_dense(plan: Plan) -> int:
@@ -35,9 +51,8 @@ def plan_flops_dense(plan: Plan) -> int:
 
 
 def slow_layers(plan: Plan) -> list[str]:
-    """Layers that cost more FLOPs as factors than as a matrix; sharing can save parameters and still cost time."""
-    cost = plan_flops(plan)
-    return [name for name, shape in plan.layers.items() if cost[name] > 2 * shape.m * shape.n]
+    """Layers that cost more FLOPs as factors than as matrices; sharing can save parameters and still cost time."""
+    return _slow(_planned(plan))
 
 
 def merge_slow(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -47,25 +62,55 @@ def merge_slow(model: nn.Module, inplace: bool = False) -> nn.Module:
     layers is gone, so the model holds no plan any more: save the compressed one, and merge again after loading.
     """
     target = model if inplace else copy.deepcopy(model)
-    slow = {
-        name: layer for name, layer in factored_layers(target).items() if _factored(layer) > 2 * layer.layer.parameters
-    }
-    for name, layer in slow.items():
-        target.set_submodule(name, dense_module(layer))
+    slow = _slow(_live(target))
+    layers = factored_layers(target)
+    for name in slow:
+        target.set_submodule(name, dense_module(layers[name]))
     if slow:
         detach_plan(target)
     return target
 
 
-def _factored(layer: FactoredLayer) -> int:
-    ranks = [basis_rank(basis.map, side) for side, basis in layer.bases().items()]
-    right, left = (ranks[0], ranks[-1]) if len(ranks) == 2 else (None, ranks[0])
-    return _cost(layer.layer.m, layer.layer.n, left, right)
+def _planned(plan: Plan) -> dict[str, _Form]:
+    forms = {}
+    for number, cls in enumerate(plan.classes):
+        left, right = (None, cls.rank) if cls.kind == "in" else (cls.rank, cls.right_rank)
+        for name in cls.layers:
+            shape = plan.layers[name]
+            forms[name] = _Form(shape.m, shape.n, left, right, (number, plan.inputs.get(name, name)))
+    return {name: forms[name] for name in plan.layers}
 
 
-def _cost(m: int, n: int, rank: int | None, right_rank: int | None) -> int:
-    if rank is None:
-        return 2 * m * n
-    if right_rank is None:
-        return 2 * rank * (m + n)
-    return 2 * (m * rank + rank * right_rank + right_rank * n)
+def _live(model: nn.Module) -> dict[str, _Form]:
+    plan = getattr(model, "geocolor_plan", None)
+    inputs = plan.inputs if isinstance(plan, Plan) else {}
+    return {name: _form(name, layer, inputs) for name, layer in factored_layers(model).items()}
+
+
+def _form(name: str, layer: FactoredLayer, inputs: Mapping[str, str]) -> _Form:
+    ranks = {side: basis_rank(basis.map, side) for side, basis in layer.bases().items()}
+    evaluation = (id(layer.bases().get("right")), inputs.get(name, name))
+    return _Form(layer.layer.m, layer.layer.n, ranks.get("left"), ranks.get("right"), evaluation)
+
+
+def _costs(forms: Mapping[str, _Form]) -> dict[str, int]:
+    seen: set[Hashable] = set()
+    costs = {}
+    for name, form in forms.items():
+        costs[name] = form.cost(form.evaluation in seen)
+        seen.add(form.evaluation)
+    return costs
+
+
+def _slow(forms: Mapping[str, _Form]) -> list[str]:
+    """All layers of every evaluation that costs more than the matrices of its layers."""
+    costs = _costs(forms)
+    groups: dict[Hashable, list[str]] = {}
+    for name, form in forms.items():
+        groups.setdefault(form.evaluation, []).append(name)
+
+    def is_slow(group: Iterable[str]) -> bool:
+        return sum(costs[name] - 2 * forms[name].m * forms[name].n for name in group) > 0
+
+    slow = {name for group in groups.values() if is_slow(group) for name in group}
+    return [name for name in forms if name in slow]

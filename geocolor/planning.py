@@ -105,6 +105,7 @@ def _header(graph: CostGraph, classes: Sequence[PlannedClass]) -> dict[str, Any]
         "classes": tuple(classes),
         "aggregate": graph.aggregate,
         "curvature": _measured(graph.curvature),
+        "inputs": {name: first for name, first in graph.curvature.inputs.items() if name != first},
     }
 
 

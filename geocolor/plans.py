@@ -80,7 +80,8 @@ class Plan(Frozen):
 
     `price` is `λ`, the price of one parameter in units of the loss (to the power `aggregate`), under which the
     coloring was searched; `objective` the aggregate `Σ_ℓ D_ℓ^p` that was minimised, `lower_bound` a proven bound on it
-    over all colorings at this budget, `gap` = (objective − lower_bound) / |objective|.
+    over all colorings at this budget, `gap` = (objective − lower_bound) / |objective|. `inputs` names, for a layer that
+    reads the very same tensor as others, the first of them.
     """
 
     format_version: Literal[1] = 1
@@ -101,6 +102,7 @@ class Plan(Frozen):
     solver_settings: dict[str, Any] = Field(default_factory=dict)
     seconds: float = Field(default=0.0, ge=0)
     curvature: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[Text, Text] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _partition(self) -> "Plan":

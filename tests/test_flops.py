@@ -7,11 +7,15 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import geocolor
 from geocolor.backend import factored_layers, install
+from geocolor.curvature import Curvature
 from geocolor.flops import flops, merge_slow, plan_flops, plan_flops_dense, slow_layers
+from geocolor.graph import CostGraph
 from geocolor.plans import Plan
 from geocolor.storage import save
 from tests.architectures import ListedExperts, residual_network
+from tests.conftest import Network
 from tests.handmade import factors_of, plan_of
 
 
@@ -50,6 +54,39 @@ def test_flops_of_convolutions_count_an_output_pixel() -> None:
         smaller, plan = compressed(model, classes)
         saved = counted(model, x) - counted(smaller, x)
         assert saved == 12 * 12 * (2 * 8 * 72 - plan_flops(plan)["1.conv2"])
+
+
+def test_a_basis_that_layers_evaluate_once_is_counted_once() -> None:
+    torch.manual_seed(0)
+    model = Network().eval()
+    classes: list[tuple[Any, ...]] = [
+        ("in", ["blocks.0.q", "blocks.0.k"], 5),
+        ("both", ["blocks.1.q", "blocks.1.k"], 3, 4),
+    ]
+    apart, plan = compressed(model, classes)
+    once = plan.model_copy(update={"inputs": {"blocks.0.k": "blocks.0.q", "blocks.1.k": "blocks.1.q"}})
+    assert sum(plan_flops(plan).values()) - sum(plan_flops(once).values()) == 2 * 8 * (5 + 4)
+    assert slow_layers(plan) == ["blocks.0.q", "blocks.0.k", "blocks.1.q", "blocks.1.k"]
+    assert slow_layers(once) == []
+    apart.geocolor_plan = once
+    x = torch.randn(1, 8)
+    with torch.no_grad():
+        assert counted(apart, x[None]) - counted(model, x[None]) == sum(plan_flops(once).values()) - plan_flops_dense(
+            plan
+        )
+    assert len(factored_layers(merge_slow(apart))) == 4
+    apart.geocolor_plan = plan
+    assert len(factored_layers(merge_slow(apart))) == 0
+
+
+def test_a_plan_knows_which_layers_read_one_input(network: nn.Module, curvature: Curvature, graph: CostGraph) -> None:
+    plan = geocolor.plan(graph, 0.6)
+    assert plan.inputs == {"blocks.0.k": "blocks.0.q", "blocks.1.k": "blocks.1.q"}
+    smaller = geocolor.apply(network, plan, curvature)
+    x = torch.randn(1, 1, 8)
+    with torch.no_grad():
+        saved = counted(network, x) - counted(smaller, x)
+    assert saved == plan_flops_dense(plan) - sum(plan_flops(plan).values())
 
 
 def test_slow_layers_are_named_and_merged_and_nothing_else_is() -> None:
