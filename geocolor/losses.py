@@ -345,14 +345,17 @@ def _call(model: nn.Module, batch: Batch, **keywords: Any) -> Tensor:
 
 
 def _sampled_cross_entropy(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
-    """Cross-entropy of logits [units, classes] at labels drawn from their own softmax, summed."""
-    probabilities = logits.detach().softmax(-1)
-    if not torch.isfinite(probabilities).all():
+    """`Σ <logits, B v>`, `v ~ N(0, I)`, `B = diag(√p) − p √pᵀ`, over logits [units, classes], and the number of units.
+
+    `B Bᵀ = diag(p) − p pᵀ` is the Hessian of the cross-entropy in the logits, so `E[g gᵀ]` is the Fisher information,
+    as with labels drawn from `p`. But here every unit contributes by its own uncertainty; of drawn labels the few
+    improbable ones decide, and a confident model's factors rest on a handful of samples.
+    """
+    p = logits.detach().softmax(-1)
+    if not torch.isfinite(p).all():
         raise ValueError("the model's logits are NaN or infinite; check the weights and the calibration data")
-    labels = (
-        torch.multinomial(probabilities, 1, generator=generator)[:, 0] if len(logits) else logits.new_zeros(0).long()
-    )
-    return cross_entropy(logits, labels, reduction="sum"), len(labels)
+    scaled = p.sqrt() * _normal_like(p, generator)
+    return (logits * (scaled - p * scaled.sum(-1, keepdim=True))).sum(), len(logits)
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:

@@ -6,6 +6,7 @@ rank it would get, and the divergence from the dense model is measured on a few 
 `G` is what that says. A last probe truncates all layers together, which sets the scale common to all.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,9 @@ from geocolor.progress import bar, track
 
 #: A layer's scale is moved by at most this factor in either direction.
 MOST = 1e4
+
+#: Fraction of the mean damage of a layer below which a probe counts little.
+SMALL = 0.1
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,11 @@ def calibrate(
         for done in range(rounds):
             stand_ins, _ = replacements(model, curvature, keep)
             measured = divergences(model, [[each] for each in stand_ins], chosen, loss, advance)
+            ratios = smoothed([each.predicted for each in stand_ins], measured)
             curvature = scaled(
                 curvature,
                 {  # later rounds probe other ranks: they are averaged with the earlier ones, or plans would swing
-                    each.layer.name: _ratio(found, each.predicted) ** (1 / (done + 1))
-                    for each, found in zip(stand_ins, measured, strict=True)
+                    each.layer.name: ratio ** (1 / (done + 1)) for each, ratio in zip(stand_ins, ratios, strict=True)
                 },
             )
         _, planned = replacements(model, curvature, keep)
@@ -90,6 +94,19 @@ def scaled(curvature: Curvature, scales: Mapping[str, float]) -> Curvature:
     """The curvature with each layer's `G` multiplied; layers that shared a `G` object no longer do."""
     G = {name: factor * scales.get(name, 1.0) for name, factor in curvature.G.items()}
     return replace(curvature, G=G)
+
+
+def smoothed(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
+    """Measured over predicted damage of every layer, drawn towards that of all where a layer's own damage is small.
+
+    A layer probed at a rank that costs next to nothing says nothing about lower ranks, yet its plain ratio may be off
+    by any factor: `SMALL` of the mean damage is added to both sides, the predicted ones brought to the common scale.
+    """
+    common = _ratio(math.fsum(measured), math.fsum(predicted))
+    floor = SMALL * math.fsum(measured) / max(len(measured), 1)
+    return [
+        common * _ratio(found + floor, common * said + floor) for said, found in zip(predicted, measured, strict=True)
+    ]
 
 
 def _ratio(measured: float, predicted: float) -> float:

@@ -83,7 +83,7 @@ class Source:
     damping: OptionalFloat = None
     """Added to both Kronecker factors, relative to the mean of their diagonal; 0.001, or that of the preset."""
     draws: int = 1
-    """Labels sampled per position."""
+    """Random directions of the output per position, along which gradients are taken."""
     probes: int = 2
     """Rounds of probes that set the scale of every layer's curvature; 0 for none."""
     include: Annotated[tuple[str, ...], arg(metavar="PATTERN …")] = ("*",)
@@ -91,7 +91,7 @@ class Source:
     exclude: Annotated[tuple[str, ...], arg(metavar="PATTERN …", help_behavior_hint="(optional)")] = ()
     """Patterns of layer names left alone."""
     seed: int = 0
-    """Of the labels that are sampled, and of the solver."""
+    """Of the directions that are sampled, and of the solver."""
 
 
 def settings(budget: Budget, source: Source) -> Settings:

@@ -72,12 +72,24 @@ def test_padding_and_ignored_labels_are_not_predicted(llama):
     assert total / units == pytest.approx(expected, rel=1e-6)
 
 
-def test_sampled_labels_follow_the_output_of_the_model():
-    logits = torch.tensor([[0.0, 1.0, 2.0]]).expand(20_000, 3)
+def test_sampled_gradients_have_the_hessian_of_the_cross_entropy_as_their_covariance():
+    logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(50_000, 1).requires_grad_()
     total, units = Classification().sample(logits, None, generator())
-    p = logits[0].softmax(-1)
-    assert units == 20_000
-    assert total.item() / units == pytest.approx(-(p * p.log()).sum().item(), abs=0.02)  # the entropy
+    assert units == 50_000
+    [g] = torch.autograd.grad(total, logits)
+    p = logits[0].detach().softmax(-1)
+    torch.testing.assert_close(g.T @ g / units, torch.diag(p) - torch.outer(p, p), atol=5e-3, rtol=0)
+    torch.testing.assert_close(g.mean(0), torch.zeros(3), atol=1e-2, rtol=0)
+
+
+def test_a_confident_model_needs_few_samples():
+    """Of drawn labels one in a thousand would count here, and 64 samples would mostly see no gradient at all."""
+    logits = torch.tensor([[0.0, 6.9]]).repeat(64, 1).requires_grad_()
+    p = logits[0].detach().softmax(-1)
+    for seed in range(5):
+        total, _ = Classification().sample(logits, None, torch.Generator().manual_seed(seed))
+        [g] = torch.autograd.grad(total, logits)
+        assert (g.T @ g / 64)[0, 0].item() == pytest.approx((p[0] * p[1]).item(), rel=0.6)
 
 
 def test_classification_takes_pairs_and_mappings_and_any_integer_labels():

@@ -10,7 +10,7 @@ import geocolor
 from geocolor.budget import allocate
 from geocolor.curvature import Curvature
 from geocolor.losses import Classification, SquaredError
-from geocolor.probes import calibrate, divergence_of, divergences, replacement, scaled
+from geocolor.probes import calibrate, divergence_of, divergences, replacement, scaled, smoothed
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -62,3 +62,11 @@ def test_calibrated_prices_predict_what_they_were_shown(
     smaller = geocolor.apply(network, plan, after)
     measured = divergence_of(network, smaller, batches, Classification())
     assert plan.predicted_damage == pytest.approx(measured, rel=0.5)
+
+
+def test_a_probe_that_cost_next_to_nothing_says_little() -> None:
+    predicted, measured = [1.0, 2.0, 1e-9, 1.0], [10.0, 30.0, 1e-6, 5.0]
+    first, second, nothing, fourth = smoothed(predicted, measured)
+    assert fourth < first < second
+    assert nothing == pytest.approx(11.25, rel=1e-3)  # all of them together, not 1,000
+    assert [first, second, fourth] == pytest.approx([10, 15, 5], rel=0.15)

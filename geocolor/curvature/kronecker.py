@@ -1,4 +1,4 @@
-"""K-FAC: `H ≈ G ⊗ A` with A from the inputs and G from the gradients of the outputs, labels drawn from the model."""
+"""K-FAC: `H ≈ G ⊗ A` with A from the inputs and G from sampled gradients of the outputs."""
 
 from __future__ import annotations
 
