@@ -127,6 +127,12 @@ def attach_plan(model: nn.Module, plan: Plan) -> None:
     model.geocolor_plan = plan  # type: ignore[assignment]
 
 
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan that a compressed model remembers."""
+    plan = getattr(model, "geocolor_plan", None)
+    return plan if isinstance(plan, Plan) else None
+
+
 def detach_plan(model: nn.Module) -> None:
     """Forget the plan: the model is an ordinary one again."""
     if hasattr(model, "geocolor_plan"):

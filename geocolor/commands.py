@@ -12,6 +12,7 @@ from torch import nn
 
 from geocolor import data
 from geocolor.atomic import check_place, refuse_occupied, replace_directory
+from geocolor.backend import plan_of
 from geocolor.budget import allocate
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, load_axes, load_curvature
@@ -121,7 +122,7 @@ def make_plan(
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
     prepared = prepare(model, calibration, settings, clock=clock, progress=True)
-    if prepared.updated:
+    if prepared.updated == "always":
         warnings.warn(
             f"a plan holds no coefficients: the update of --preset {settings.preset} is part of `geocolor compress`, "
             "and `geocolor apply` leaves it out",
@@ -188,7 +189,7 @@ def refined(
     refuse_occupied(out, overwrite)
     dense, tokenizer = _model(dense_source)
     model, _ = _model(source, dense)
-    plan = getattr(model, "geocolor_plan", None)
+    plan = plan_of(model)
     if plan is None:
         raise ValueError(f"{source} is not a compressed model: make one with `geocolor compress` or `geocolor apply`")
     calibration, test = _both(data_source, test_source, dense, tokenizer, sequence, batch_size)

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from geocolor.atomic import refuse_occupied, replace_directory
+from geocolor.backend import plan_of
 from geocolor.bases import FactoredKind
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, measure
@@ -29,7 +30,7 @@ from geocolor.refinement import RefineSettings, refine
 from geocolor.report import Report, refinement_report, run_report, weight_bytes, write_report
 from geocolor.storage import load, save
 from geocolor.transformers_format import is_transformers_model
-from geocolor.updating import update_coefficients
+from geocolor.updating import update_coefficients, updated_where_nearer
 from geocolor.verification import verified
 
 #: Powers of a layer's damage that plans are made under; which one serves best belongs to the model and the budget.
@@ -39,6 +40,10 @@ AGGREGATES = (1.0, 2.0, 3.0)
 #: the inputs of KWT-1 span few directions, and shared bases are only as good as their price in the others.
 DAMPING = 1e-3
 MORE_DAMPING = (0.03, 0.3)
+
+#: At this size and below it is tried whether coefficients fitted to the smaller model's own inputs are nearer; above,
+#: inputs have hardly moved. Basis Sharing has the same bound.
+UPDATED_BELOW = 0.6
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,7 @@ class Prepared:
     curvature: Curvature | LanczosCurvature
     graph: CostGraph | None
     plan: Plan
-    updated: bool = False
+    updated: Literal["never", "always", "nearer"] = "never"
 
 
 def prepare(
@@ -161,7 +166,9 @@ def searched(
     verdict, graph = verdicts[best], graphs[best]
     if verdict.lost:
         warnings.warn(verdict.loss_of_sharing(graph.curvature.unit), stacklevel=2)
-    return Prepared(graph.curvature, graph.under(verdict.plan.aggregate), verdict.plan)
+    small = settings.keep is not None and settings.keep <= UPDATED_BELOW and settings.trust_region is None
+    updated: Literal["never", "nearer"] = "nearer" if small else "never"
+    return Prepared(graph.curvature, graph.under(verdict.plan.aggregate), verdict.plan, updated)
 
 
 def _planned(graph: CostGraph, settings: Settings, clock: Clock, progress: bool) -> list[Plan]:
@@ -202,7 +209,9 @@ def _by_preset(
         curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
     with clock("plan"):
         graph, made = preset.plan(model, curvature, settings.keep, calibration[0], loss)
-    return Prepared(graph.curvature, graph, made, updated=settings.keep <= preset.updated_below)
+    return Prepared(
+        graph.curvature, graph, made, updated="always" if settings.keep <= preset.updated_below else "never"
+    )
 
 
 def _by_axes(
@@ -243,13 +252,18 @@ def carried_out(
     clock: Clock,
     progress: bool = False,
 ) -> nn.Module:
-    """The smaller model, its coefficients updated where the preset says so."""
+    """The smaller model, its coefficients fitted again on its own inputs where `prepared` says so.
+
+    The model remembers its plan, whose predicted damage is then that of the coefficients it has.
+    """
     with clock("apply"):
         smaller = apply(model, prepared.plan, prepared.curvature, progress=progress)
-    if prepared.updated and isinstance(prepared.curvature, Curvature):
-        with clock("update"):
-            update_coefficients(smaller, model, calibration, prepared.curvature, loss, progress=progress)
-    return smaller
+    if prepared.updated == "never" or not isinstance(prepared.curvature, Curvature):
+        return smaller
+    with clock("update"):
+        if prepared.updated == "always":
+            return update_coefficients(smaller, model, calibration, prepared.curvature, loss, progress=progress)
+        return updated_where_nearer(smaller, model, calibration, prepared.curvature, loss, progress=progress)
 
 
 def priced(
@@ -343,7 +357,7 @@ def compress_into(
     return delivered(
         smaller if save_dtype is None else smaller.to(save_dtype),
         model,
-        prepared.plan,
+        plan_of(smaller) or prepared.plan,
         test,
         out,
         clock=clock,

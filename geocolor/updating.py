@@ -6,6 +6,7 @@ inputs have moved since they were measured, because the layers before it are fac
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from geocolor.backend import factored_layers
+from geocolor.backend import attach_plan, factored_layers, plan_of
 from geocolor.bases import coefficients, metric
 from geocolor.curvature import Curvature, accumulate
 from geocolor.curvature.curvature import damped
@@ -21,6 +22,7 @@ from geocolor.curvature.estimate import rows, second_moment
 from geocolor.layers import Layer, input_rows, weight_of
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions
 from geocolor.modes import evaluating
+from geocolor.probes import divergence_of, few
 from geocolor.progress import track
 
 
@@ -56,6 +58,32 @@ def update_coefficients(
             with torch.no_grad():
                 weight.copy_(fitted.reshape(weight.shape))
     return smaller
+
+
+def updated_where_nearer(
+    smaller: nn.Module,
+    dense: nn.Module,
+    calibration: Sequence[Batch],
+    curvature: Curvature,
+    loss: Loss | None = None,
+    *,
+    progress: bool = False,
+) -> nn.Module:
+    """`update_coefficients` on a copy, taken where it is nearer to the dense model on calibration data.
+
+    At small sizes inputs have moved far and it gains much; near the dense model it may lose. At most 512 samples or
+    16,384 units of the loss are used. The plan that the model remembers is scaled to the damage measured.
+    """
+    loss = default_loss(dense, calibration[0]) if loss is None else loss
+    batches = few(calibration, loss, dense, 512, 16384)
+    other = update_coefficients(copy.deepcopy(smaller), dense, batches, curvature, loss, progress=progress)
+    before, after = (divergence_of(dense, model, batches, loss, progress=progress) for model in (smaller, other))
+    if not after < before:
+        return smaller
+    plan = plan_of(other)
+    if plan is not None and after > 0:
+        attach_plan(other, plan.rescaled(after / before))
+    return other
 
 
 def input_moment(model: nn.Module, layer: Layer, batches: Sequence[Batch], loss: Loss) -> Tensor:

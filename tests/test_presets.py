@@ -1,6 +1,8 @@
 """Presets: each against a few lines of its own that follow the paper, all of the same size, and on the whole path."""
 
 import math
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.kwt1 import KeywordTransformer
-from geocolor.backend import factored_layers
+from geocolor.backend import factored_layers, plan_of
 from geocolor.curvature import Curvature, measure
 from geocolor.habits import neighbours, readers_of_norms
 from geocolor.layers import find_layers
@@ -18,6 +20,7 @@ from geocolor.pipeline import Clock, Settings, carried_out, compress_into, prepa
 from geocolor.plans import Plan
 from geocolor.preflight import check_settings
 from geocolor.presets import PRESETS, Preset, find_preset
+from geocolor.probes import divergence_of
 from geocolor.refinement import RefineSettings
 
 KEEP = 0.6
@@ -251,3 +254,27 @@ def test_bad_presets_get_a_sentence() -> None:
         check_settings(Settings(bases=3, preset="svd"))
     with pytest.raises(ValueError, match="--solver belongs to the search"):
         check_settings(Settings(keep=0.5, preset="svd", solver="greedy"))
+
+
+def test_the_search_updates_coefficients_where_that_is_nearer(model: nn.Module, clips: Batches) -> None:
+    settings = Settings(keep=0.5, solver="greedy", time_limit=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        prepared = prepare(model, clips, settings, clock=Clock())
+    assert prepared.updated == "nearer"
+    plain = carried_out(replace(prepared, updated="never"), model, clips, clock=Clock())
+    chosen = carried_out(prepared, model, clips, clock=Clock())
+    always = carried_out(replace(prepared, updated="always"), model, clips, clock=Clock())
+    loss = Classification()
+    before, after, other = (divergence_of(model, each, clips, loss) for each in (plain, chosen, always))
+    assert after == pytest.approx(min(before, other), rel=1e-5)
+    plan = plan_of(chosen)
+    assert plan is not None
+    assert plan.predicted_damage == pytest.approx(prepared.plan.predicted_damage * after / before, rel=1e-4)
+
+
+def test_near_the_dense_model_no_update_is_tried(model: nn.Module, clips: Batches) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for settings in (Settings(keep=0.8, solver="private"), Settings(keep=0.5, solver="private", trust_region=0.5)):
+            assert prepare(model, clips, settings, clock=Clock()).updated == "never"
