@@ -301,6 +301,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     panels = figure.subplots(len(stages), len(models), squeeze=False)
     for line, stage in zip(panels, stages, strict=True):
         for axes, model in zip(line, models, strict=True):
+            if not any(case[:2] == (model, stage) for case in cases):
+                axes.set_axis_off()
+                continue
             for method in reversed(METHODS):
                 points = sorted(
                     (keep, max(methods[method]["damage"], 1e-5))
