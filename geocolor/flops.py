@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from geocolor.backend import detach_plan, factored_layers
+from geocolor.backend import detach_plan, factored_layers, plan_of
 from geocolor.factored_layers import FactoredLayer, basis_rank, dense_module
 from geocolor.plans import Plan
 
@@ -82,8 +82,8 @@ def _planned(plan: Plan) -> dict[str, _Form]:
 
 
 def _live(model: nn.Module) -> dict[str, _Form]:
-    plan = getattr(model, "geocolor_plan", None)
-    inputs = plan.inputs if isinstance(plan, Plan) else {}
+    plan = plan_of(model)
+    inputs = plan.inputs if plan is not None else {}
     return {name: _form(name, layer, inputs) for name, layer in factored_layers(model).items()}
 
 

@@ -17,7 +17,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -33,7 +33,8 @@ from geocolor.graph import medoid_rank
 from geocolor.layers import Layer, weight_of
 from geocolor.losses import Batch, Loss, default_loss, device_of, head, move
 from geocolor.modes import evaluating
-from geocolor.plans import LayerShape, Plan, PlannedClass, fingerprint
+from geocolor.planning import completed, plain
+from geocolor.plans import Plan, PlannedClass, fingerprint, shapes_of
 from geocolor.progress import bar
 from geocolor.trust_region import Fit, Mode
 from solvers import MedoidProblem, Solver, solve
@@ -77,8 +78,7 @@ def geo_sharing(
     loss = default_loss(model, calibration[0]) if loss is None else loss
     one = move(head(calibration[0], 1), device_of(model))
     with evaluating(model):
-        outputs = loss.forward(model, one)
-        counted = loss.total(outputs, one, outputs if loss.compares else None)[1]
+        counted = loss.units(loss.forward(model, one), one)
     samples = max(1, min(samples, units // max(counted, 1)))
     curvature = measure_axes(
         model,
@@ -152,10 +152,7 @@ def plan_geo_sharing(
     objective = math.fsum(lenders.class_cost(draft) for draft in drafts)
     return Plan(
         fingerprint=fingerprint(model, curvature.layers),
-        layers={
-            layer.name: LayerShape(m=layer.m, n=layer.n, form=layer.form, geometry=layer.geometry)
-            for layer in curvature.layers
-        },
+        layers=shapes_of(curvature.layers),
         classes=tuple(lenders.planned(draft) for draft in drafts),
         keep=keep,
         bases=bases,
@@ -276,15 +273,13 @@ def _with_bases(
             for i in group:
                 cost[i, list(group)] = lenders.costs(i, group, (ranks[i],))[:, 0]
                 advance()
-    solution = solve(MedoidProblem(cost, K=bases), solver, time_limit=time_limit, seed=seed)
-    if solution.interrupted:
-        raise KeyboardInterrupt
+    solution = completed(solve(MedoidProblem(cost, K=bases), solver, time_limit=time_limit, seed=seed))
     assert solution.coloring is not None
     drafts = [
         _Draft(tuple(group), medoid, ranks[medoid])
         for group, medoid in zip(solution.coloring.classes(), solution.representatives, strict=True)
     ]
-    return drafts, solution.lower_bound, {"solver": solution.solver, **_plain(solution.settings)}
+    return drafts, solution.lower_bound, {"solver": solution.solver, **plain(solution.settings)}
 
 
 def _within(
@@ -344,9 +339,7 @@ def _options(
     ]
     for k, bases in wanted:
         problem = MedoidProblem(cost[k], K=bases)
-        solution = solve(problem, solver, time_limit=time_limit / len(wanted), seed=seed)
-        if solution.interrupted:
-            raise KeyboardInterrupt
+        solution = completed(solve(problem, solver, time_limit=time_limit / len(wanted), seed=seed))
         assert solution.coloring is not None
         drafts = [
             _Draft(tuple(group[j] for j in members), group[medoid], ranks[k])
@@ -380,8 +373,3 @@ def _raised(lenders: _Lenders, drafts: list[_Draft], budget: int) -> list[_Draft
         if best is None:
             return drafts
         drafts[where], left = best[2], left - best[1]
-
-
-def _plain(settings: Any) -> dict[str, Any]:
-    values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
-    return {key: value for key, value in values.items() if isinstance(value, (str, int, float, bool, type(None)))}

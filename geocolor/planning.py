@@ -15,10 +15,9 @@ from geocolor.budget import Allocation, Group, UnreachableError, allocate, count
 from geocolor.carry_out import factorize_class
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph, medoid_rank
-from geocolor.plans import Plan, PlannedClass
+from geocolor.plans import Plan, PlannedClass, shapes_of
 from geocolor.progress import countdown
 from geocolor.rate_distortion import Option
-from geocolor.schema import LayerShape
 from solvers import Coloring, Solution, Solver, solve
 
 
@@ -76,7 +75,7 @@ def plan(
         lower_bound=lower_bound,
         gap=_gap(objective, lower_bound),
         solver=solution.solver if solution else "private",
-        solver_settings=_plain(solution.settings) if solution else {},
+        solver_settings=plain(solution.settings) if solution else {},
         seconds=time.perf_counter() - started,
     )
 
@@ -98,10 +97,7 @@ def _header(graph: CostGraph, classes: Sequence[PlannedClass]) -> dict[str, Any]
     """What every plan says of its model, its curvature and its classes."""
     return {
         "fingerprint": graph.fingerprint,
-        "layers": {
-            layer.name: LayerShape(m=layer.m, n=layer.n, form=layer.form, geometry=layer.geometry)
-            for layer in graph.layers
-        },
+        "layers": shapes_of(graph.layers),
         "classes": tuple(classes),
         "aggregate": graph.aggregate,
         "curvature": _measured(graph.curvature),
@@ -160,7 +156,7 @@ def _search(
             break
         problem = graph.group_problem(price, bases)
         share = left / (rounds - turn)  # what one round leaves goes to the others
-        solution = _solved(solve(problem, solver, time_limit=share, seed=seed, start=last))
+        solution = completed(solve(problem, solver, time_limit=share, seed=seed, start=last))
         lower_bound = max(lower_bound, solution.lower_bound - price * budget)
         if solution.coloring is None or solution.coloring in seen:
             break
@@ -176,7 +172,7 @@ def _search(
     return best, found, max(lower_bound, 0.0)
 
 
-def _solved(solution: Solution) -> Solution:
+def completed(solution: Solution) -> Solution:
     """A plan is not made from a search that the user broke off."""
     if solution.interrupted:
         raise KeyboardInterrupt
@@ -211,7 +207,7 @@ def _medoid_plan(
         bases, rank_fraction=rank_fraction, beta=beta, flat_energy=flat_energy, progress=progress
     )
     with countdown("searching bases to lend", time_limit, wanted=progress):
-        solution = _solved(solve(problem, solver, time_limit=time_limit, seed=seed))
+        solution = completed(solve(problem, solver, time_limit=time_limit, seed=seed))
     if solution.coloring is None:
         shapes = len({(layer.in_side, layer.out_side) for layer in graph.layers})
         raise ValueError(
@@ -250,7 +246,8 @@ def _gap(cost: float, bound: float) -> float:
     return max(0.0, cost - bound) / max(abs(cost), 1e-300) if cost > bound else 0.0
 
 
-def _plain(settings: Any) -> dict[str, Any]:
+def plain(settings: Any) -> dict[str, Any]:
+    """A solver's settings as a plan states them: numbers, texts and truth values."""
     values = asdict(settings) if is_dataclass(settings) and not isinstance(settings, type) else dict(settings)
     return {key: value for key, value in values.items() if isinstance(value, (str, int, float, bool, type(None)))}
 

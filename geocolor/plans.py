@@ -190,6 +190,11 @@ class Plan(Frozen):
         return tuple(Layer(name=name, **shape.model_dump()) for name, shape in self.layers.items())
 
 
+def shapes_of(layers: Iterable[Layer]) -> dict[str, LayerShape]:
+    """What a plan says of its layers, by name."""
+    return {layer.name: LayerShape(m=layer.m, n=layer.n, form=layer.form, geometry=layer.geometry) for layer in layers}
+
+
 def class_parameters(cls: PlannedClass, layers: dict[str, LayerShape]) -> int:
     """Parameters of a class (DESIGN §4): `mn` dense, `nr + Σ m_ℓ r` in, `mr + Σ n_ℓ r` out, `mr + nr' + g·rr'` both."""
     shapes = [layers[name] for name in cls.layers]

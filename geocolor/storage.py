@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from geocolor.atomic import refuse_occupied, replace_directory
-from geocolor.backend import attach_plan, factored_layers, merge_to_dense, skeleton
+from geocolor.backend import attach_plan, factored_layers, merge_to_dense, plan_of, skeleton
 from geocolor.json_files import read_json
 from geocolor.manifest import check_manifest, write_manifest
 from geocolor.parameters import parameter_count
-from geocolor.plans import FORMAT_VERSION, Plan, parse_plan
+from geocolor.plans import FORMAT_VERSION, parse_plan
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig
 
 WEIGHTS_FILE = "model.safetensors"
@@ -48,8 +48,8 @@ def save(
     `overwrite`, and then replaced as a whole. Raises `ValueError` where the model has no plan or was changed since,
     `OSError` with a sentence where the disk is full or read-only.
     """
-    plan = getattr(model, "geocolor_plan", None)
-    if not isinstance(plan, Plan):
+    plan = plan_of(model)
+    if plan is None:
         raise ValueError(
             f"this {type(model).__name__} holds no geocolor plan: apply one first (geocolor.apply), "
             "or save an ordinary model with its own save_pretrained or safetensors.torch.save_model"
