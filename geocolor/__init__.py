@@ -22,6 +22,7 @@ from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, load_curvature, measure
 from geocolor.evaluation import Evaluation, evaluate
 from geocolor.flops import merge_slow
+from geocolor.fusion import fuse, unfuse
 from geocolor.graph import CostGraph, price
 from geocolor.layers import Layer, find_layers
 from geocolor.planning import plan
@@ -51,6 +52,7 @@ __all__ = [
     "evaluate",
     "export_dense",
     "find_layers",
+    "fuse",
     "left_out",
     "load",
     "load_curvature",
@@ -63,6 +65,7 @@ __all__ = [
     "read_plan",
     "refine",
     "save",
+    "unfuse",
     "unpack",
     "write_plan",
 ]

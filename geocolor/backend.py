@@ -21,6 +21,7 @@ from geocolor.factored_layers import (
     inputs_of,
     linear_map,
 )
+from geocolor.fused_layers import FusedLayer
 from geocolor.layers import Form, Layer, geometry_of
 from geocolor.plans import Plan
 from geocolor.shared_basis import SharedBasis
@@ -109,8 +110,28 @@ def merge_to_dense(model: nn.Module, inplace: bool = False) -> nn.Module:
 
 
 def factored_layers(model: nn.Module) -> dict[str, FactoredLayer]:
-    """The factored layers of a live model by dotted name, in the model's order."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, FactoredLayer)}
+    """The factored layers of a live model by dotted name, in the model's order.
+
+    Raises `ValueError` where they are fused.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, FusedLayer):
+            raise ValueError(f"layer {name!r} is fused, which is a form to run: take geocolor.unfuse(model)")
+        if isinstance(module, FactoredLayer):
+            found[name] = module
+    return found
+
+
+def shared_inputs(model: nn.Module) -> dict[str, str]:
+    """For layers that read the very same tensor as others, the first of them; known from the plan."""
+    plan = plan_of(model)
+    if plan is None:
+        return dict(getattr(model, "geocolor_inputs", {}))
+    if not transformers_format.is_transformers_model(model):
+        return dict(plan.inputs)
+    names = transformers_format.names_in(model, plan)
+    return {names[name]: names[first] for name, first in plan.inputs.items() if name in names and first in names}
 
 
 def attach_plan(model: nn.Module, plan: Plan) -> None:
@@ -135,8 +156,9 @@ def plan_of(model: nn.Module) -> Plan | None:
 
 def detach_plan(model: nn.Module) -> None:
     """Forget the plan: the model is an ordinary one again."""
-    if hasattr(model, "geocolor_plan"):
-        del model.geocolor_plan
+    for remembered in ("geocolor_plan", "geocolor_inputs"):
+        if hasattr(model, remembered):
+            delattr(model, remembered)
     if transformers_format.is_transformers_model(model):
         transformers_format.detach(model)
 
@@ -210,12 +232,12 @@ def _build_class(
             factored = OutLayer(layer, coefficients, left, _copy(bias))
         else:
             factored = BothLayer(layer, coefficients, left, right, _copy(bias))
-        _hand_over_hooks(originals[name], factored)
+        hand_over_hooks(originals[name], factored)
         built[name] = factored.train(originals[name].training)
     return built
 
 
-def _hand_over_hooks(original: nn.Module, factored: nn.Module) -> None:
+def hand_over_hooks(original: nn.Module, factored: nn.Module) -> None:
     """What a user hung on the layer goes on; the very same tables, so that their handles still remove them."""
     for table, hooks in vars(original).items():
         if hooks and table in _HOOKS:

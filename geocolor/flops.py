@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from geocolor.backend import detach_plan, factored_layers, plan_of
+from geocolor.backend import detach_plan, factored_layers, shared_inputs
 from geocolor.factored_layers import FactoredLayer, basis_rank, dense_module
 from geocolor.plans import Plan
 
@@ -67,7 +67,9 @@ def merge_slow(model: nn.Module, inplace: bool = False) -> nn.Module:
     for name in slow:
         target.set_submodule(name, dense_module(layers[name]))
     if slow:
+        inputs = shared_inputs(target)
         detach_plan(target)
+        target.geocolor_inputs = inputs  # type: ignore[assignment]
     return target
 
 
@@ -82,8 +84,7 @@ def _planned(plan: Plan) -> dict[str, _Form]:
 
 
 def _live(model: nn.Module) -> dict[str, _Form]:
-    plan = plan_of(model)
-    inputs = plan.inputs if plan is not None else {}
+    inputs = shared_inputs(model)
     return {name: _form(name, layer, inputs) for name, layer in factored_layers(model).items()}
 
 
