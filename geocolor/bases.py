@@ -38,6 +38,17 @@ class Factors:
             product = self.left @ product
         return product if self.right is None else product @ self.right.T
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All matrices by name, as a file holds them."""
+        bases = {side: basis for side, basis in (("left", self.left), ("right", self.right)) if basis is not None}
+        return bases | {f"coefficients/{name}": matrix for name, matrix in self.coefficients.items()}
+
+    @classmethod
+    def of(cls, kind: FactoredKind, layers: tuple[str, ...], tensors: Mapping[str, Tensor]) -> "Factors":
+        """The inverse of `tensors`."""
+        coefficients = {name: tensors[f"coefficients/{name}"] for name in layers}
+        return cls(kind, layers, coefficients, tensors.get("left"), tensors.get("right"))
+
 
 @dataclass(frozen=True, eq=False)
 class Metric:

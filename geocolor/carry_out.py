@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 
@@ -11,6 +12,7 @@ from geocolor.axes_trust_region import axis_metric, fit_axes, own_basis
 from geocolor.bases import Factors, Metric, factorize, metric
 from geocolor.curvature import Curvature, LanczosCurvature
 from geocolor.graph import medoid_basis
+from geocolor.journal import Journal
 from geocolor.layers import weight_of
 from geocolor.plans import Plan, PlannedClass
 from geocolor.progress import track
@@ -24,11 +26,12 @@ def apply(
     *,
     inplace: bool = False,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> torch.nn.Module:
     """Replace the planned layers by factored ones that share their bases; the rest of the model stays as it is.
 
-    A copy of the model is changed unless `inplace`. Raises `ValueError` where the plan was made for another model or
-    the curvature misses one of its layers.
+    A copy of the model is changed unless `inplace`. Factors that the `journal` holds are not computed again. Raises
+    `ValueError` where the plan was made for another model or the curvature misses one of its layers.
     """
     plan.check(model)
     lanczos = isinstance(curvature, LanczosCurvature)
@@ -43,19 +46,26 @@ def apply(
         raise ValueError(
             f"the curvature holds nothing of layer {missing[0]!r}: measure the model the plan was made for"
         )
-    factors = list(factorize_plan(model, plan, curvature, progress=progress))
+    factors = factorize_plan(model, plan, curvature, progress=progress, journal=journal)
     target = model if inplace else copy.deepcopy(model)
     return backend.install(target, plan.shareable_layers(), factors, inplace=True, plan=plan)
 
 
 def factorize_plan(
-    model: torch.nn.Module, plan: Plan, curvature: Curvature | LanczosCurvature, *, progress: bool = False
+    model: torch.nn.Module,
+    plan: Plan,
+    curvature: Curvature | LanczosCurvature,
+    *,
+    progress: bool = False,
+    journal: Journal | None = None,
 ) -> list[Factors]:
     """Bases and coefficients of every class that is not dense, float64."""
+    journal = journal or Journal()
     layers = {layer.name: layer for layer in plan.shareable_layers()}
     classes = [cls for cls in plan.classes if cls.kind != "dense"]
-    found, outside = [], list[str]()
-    for cls in track(classes, "fitting bases and coefficients", wanted=progress):
+    outside = list[str]()
+
+    def factorized(cls: PlannedClass) -> dict[str, torch.Tensor]:
         names = set(cls.layers) | ({cls.medoid} if cls.medoid else set())
         weights = {name: weight_of(model, layers[name]) for name in names}
         if isinstance(curvature, LanczosCurvature):
@@ -63,8 +73,14 @@ def factorize_plan(
         else:
             metrics = {name: metric(weights[name], curvature.G[name], curvature.A[name]) for name in names}
             factors, fits = factorize_class(cls, metrics, curvature, plan.trust_region, plan.flat_energy or 0.05)
-        outside += [name for name, result in fits.items() if not result.reached]
-        found.append(factors)
+        outside.extend(name for name, result in fits.items() if not result.reached)
+        return factors.tensors()
+
+    found = [
+        Factors.of(cls.kind, cls.layers, journal.tensors(f"factors-{index}", partial(factorized, cls)))
+        for index, cls in enumerate(track(classes, "fitting bases and coefficients", wanted=progress))
+        if cls.kind != "dense"
+    ]
     if outside:
         warnings.warn(
             f"{len(outside)} layers cannot come within the trust region β={plan.trust_region:g} in their basis "

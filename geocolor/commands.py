@@ -1,27 +1,34 @@
 """What the commands of the command line do; each returns the figures it prints, for `--json`."""
 
+import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import transformers
 from rich.console import Console
 from torch import nn
 
+import geocolor
 from geocolor import data
-from geocolor.atomic import check_place, refuse_occupied, replace_directory
+from geocolor.atomic import check_place, replace_directory
 from geocolor.backend import plan_of
 from geocolor.budget import allocate
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, load_axes, load_curvature
 from geocolor.demo import run as run_demo
+from geocolor.digests import digest_of, digest_of_model
 from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
 from geocolor.graph import CostGraph
+from geocolor.journal import Journal, kept, refuse_output
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
-from geocolor.pipeline import Clock, Settings, compress_into, delivered, prepare, priced, write_model
+from geocolor.pipeline import Clock, Settings, compress_into, delivered, estimate_of, prepare, priced, write_model
 from geocolor.plans import Plan, read_plan, write_plan
 from geocolor.preflight import (
     check_file,
@@ -74,25 +81,29 @@ def compress(
     refinement: RefineSettings | None = None,
 ) -> Report:
     check_settings(settings)
-    refuse_occupied(out, overwrite)
+    refuse_output(out, overwrite)
     model, tokenizer = _model(source)
     calibration, test = _both(data_source, test_source, model, tokenizer, sequence, batch_size)
-    report, _ = compress_into(
-        out,
-        model,
-        _first(calibration, samples),
-        test,
-        settings,
-        tokenizer=tokenizer,
-        refinement=refinement,
-        save_dtype=_stored_dtype(source),
-        bytes_per_unit=_bytes_per_unit(model, tokenizer, test),
-        overwrite=overwrite,
-        progress=True,
-    )
-    if Path(source).is_dir():
-        report["bytes_on_disk_dense"] = weight_bytes(Path(source)) or None
-        write_report(report, out / "report.json")
+    calibration = _first(calibration, samples)
+    told = asdict(settings) | {"refinement": refinement and asdict(refinement), "test data": digest_of(test)}
+    with _kept(out, _measured(model, calibration, settings), told, overwrite) as journal:
+        report, _ = compress_into(
+            out,
+            model,
+            calibration,
+            test,
+            settings,
+            tokenizer=tokenizer,
+            refinement=refinement,
+            save_dtype=_stored_dtype(source),
+            bytes_per_unit=_bytes_per_unit(model, tokenizer, test),
+            overwrite=overwrite,
+            progress=True,
+            journal=journal,
+        )
+        if Path(source).is_dir():
+            report["bytes_on_disk_dense"] = weight_bytes(Path(source)) or None
+            write_report(report, out / "report.json")
     if refinement is not None:
         _print_refinement(console, report, refinement)
     console.print(comparison_table(report))
@@ -114,29 +125,32 @@ def make_plan(
     overwrite: bool,
 ) -> Report:
     check_settings(settings)
-    refuse_occupied(out, overwrite)
+    refuse_output(out, overwrite)
     check_file(graph_path, (".graphml", ".json"))
     if graph_path is not None and settings.preset == GEO_SHARING:
         raise ValueError(f"--graph has nothing to write: --preset {GEO_SHARING} prices no pairs of layers")
     model, tokenizer = _model(source)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
-    prepared = prepare(model, calibration, settings, clock=clock, progress=True)
-    if prepared.updated == "always":
-        warnings.warn(
-            f"a plan holds no coefficients: the update of --preset {settings.preset} is part of `geocolor compress`, "
-            "and `geocolor apply` leaves it out",
-            stacklevel=2,
-        )
 
     def write(folder: Path) -> None:
         write_plan(prepared.plan, folder / "plan.json")
         prepared.curvature.save(folder / "curvature.safetensors")
         draw_plan(prepared.plan, folder / "plan.png")
 
-    replace_directory(out, write, overwrite)
-    if graph_path is not None and prepared.graph is not None:
-        prepared.graph.write(graph_path, prepared.plan.price)
+    with _kept(out, _measured(model, calibration, settings), asdict(settings), overwrite) as journal:
+        prepared = prepare(model, calibration, settings, clock=clock, progress=True, journal=journal)
+        if prepared.updated == "always":
+            warnings.warn(
+                f"a plan holds no coefficients: the update of --preset {settings.preset} is part of `geocolor "
+                "compress`, and `geocolor apply` leaves it out",
+                stacklevel=2,
+            )
+        occupied = overwrite or journal.written
+        journal.writes_now()
+        replace_directory(out, write, occupied)
+        if graph_path is not None and prepared.graph is not None:
+            prepared.graph.write(graph_path, prepared.plan.price)
     _print_plan(console, prepared.plan)
     _print_seconds(console, clock.seconds)
     report = plan_report(prepared.plan) | {
@@ -151,7 +165,7 @@ def make_plan(
 def carry_out(
     console: Console, source: str, plan_path: Path, curvature_path: Path | None, out: Path, overwrite: bool
 ) -> Report:
-    refuse_occupied(out, overwrite)
+    refuse_output(out, overwrite)
     plan = _plan(plan_path)
     beside = plan_path.parent / "curvature.safetensors"
     if curvature_path is None and not beside.exists():
@@ -162,11 +176,16 @@ def carry_out(
     curvature: Curvature | LanczosCurvature = read(curvature_path or beside)
     model, tokenizer = _model(source)
     clock = Clock()
-    with clock("apply"):
-        smaller = apply(model, plan, curvature, inplace=True, progress=True)
-        smaller = smaller.to(dtype=_stored_dtype(source))
-    with clock("save"):
-        write_model(smaller, out, plan, tokenizer, overwrite=overwrite)
+    with (curvature_path or beside).open("rb") as file:
+        basis = {"model": digest_of_model(model), "curvature": hashlib.file_digest(file, "sha256").hexdigest()}
+    with _kept(out, basis, {"plan": plan.model_dump(mode="json")}, overwrite) as journal:
+        with clock("apply"):
+            smaller = apply(model, plan, curvature, inplace=True, progress=True, journal=journal)
+            smaller = smaller.to(dtype=_stored_dtype(source))
+        occupied = overwrite or journal.written
+        journal.writes_now()
+        with clock("save"):
+            write_model(smaller, out, plan, tokenizer, overwrite=occupied)
     console.print(f"kept {plan.kept:.4f} of {plan.parameters_dense:,} parameters in scope")
     report = plan_report(plan) | {"seconds": clock.seconds, "model": str(out)}
     _print_places(console, report)
@@ -186,32 +205,43 @@ def refined(
     samples: int | None,
     overwrite: bool,
 ) -> Report:
-    refuse_occupied(out, overwrite)
+    refuse_output(out, overwrite)
     dense, tokenizer = _model(dense_source)
     model, _ = _model(source, dense)
     plan = plan_of(model)
     if plan is None:
         raise ValueError(f"{source} is not a compressed model: make one with `geocolor compress` or `geocolor apply`")
     calibration, test = _both(data_source, test_source, dense, tokenizer, sequence, batch_size)
-    checkpoint, clock = out.with_name(f"{out.name}.refinement.safetensors"), Clock()
-    check_file(checkpoint)
-    with clock("refine"):
-        found = refine(
-            model, dense, _first(calibration, samples), settings, checkpoint=checkpoint, inplace=True, progress=True
+    calibration, clock = _first(calibration, samples), Clock()
+    basis = {"model": digest_of_model(dense), "data": digest_of(calibration)}
+    told = asdict(settings) | {"compressed model": digest_of_model(model), "test data": digest_of(test)}
+    with _kept(out, basis, told, overwrite) as journal:
+        with clock("refine"):
+            found = refine(
+                model,
+                dense,
+                calibration,
+                settings,
+                checkpoint=journal.part("refinement.safetensors").path,
+                keep_checkpoint=True,
+                inplace=True,
+                progress=True,
+            )
+        occupied = overwrite or journal.written
+        journal.writes_now()
+        report, _ = delivered(
+            found.model.to(dtype=_stored_dtype(source)),
+            dense,
+            plan,
+            test,
+            out,
+            clock=clock,
+            extra={"refined_from": source} | refinement_report(found),
+            tokenizer=tokenizer,
+            bytes_per_unit=_bytes_per_unit(dense, tokenizer, test),
+            overwrite=occupied,
+            progress=True,
         )
-    report, _ = delivered(
-        found.model.to(dtype=_stored_dtype(source)),
-        dense,
-        plan,
-        test,
-        out,
-        clock=clock,
-        extra={"refined_from": source} | refinement_report(found),
-        tokenizer=tokenizer,
-        bytes_per_unit=_bytes_per_unit(dense, tokenizer, test),
-        overwrite=overwrite,
-        progress=True,
-    )
     _print_refinement(console, report, settings)
     console.print(comparison_table(report))
     _print_seconds(console, report["seconds"])
@@ -344,6 +374,32 @@ def show(console: Console, plan_path: Path, out: Path | None) -> Report:
     report = plan_report(plan) | {"seconds": {"plan": plan.seconds}, "figure": str(target)}
     _print_places(console, report)
     return report
+
+
+@contextmanager
+def _kept(out: Path, basis: Mapping[str, Any], settings: Mapping[str, Any], overwrite: bool) -> Iterator[Journal]:
+    """The journal of a command; what it goes on with is said on standard error."""
+    errors = Console(stderr=True)
+    versions = {module.__name__: module.__version__ for module in (geocolor, torch, np, transformers)}
+
+    def say(sentence: str) -> None:
+        errors.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
+    with kept(out, {**basis, **versions}, settings, overwrite=overwrite, say=say) as journal:
+        yield journal
+
+
+def _measured(model: nn.Module, calibration: Sequence[Batch], settings: Settings) -> dict[str, Any]:
+    """All that decides what is measured."""
+    return {
+        "model": digest_of_model(model),
+        "data": digest_of(calibration),
+        "estimate": estimate_of(settings),
+        "draws": settings.draws,
+        "seed": settings.seed,
+        "include": settings.include,
+        "exclude": settings.exclude,
+    }
 
 
 def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data.Tokenizer | None]:

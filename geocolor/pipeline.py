@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from geocolor.evaluation import evaluate_pair
 from geocolor.figures import draw_plan
 from geocolor.geo_sharing import AXES, BETA, geo_sharing
 from geocolor.graph import KINDS, CostGraph, price
+from geocolor.journal import Journal
 from geocolor.layers import find_layers
 from geocolor.losses import Loss
 from geocolor.planning import plan
@@ -116,20 +118,39 @@ def prepare(
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> Prepared:
     """Measure curvature, price the layers, search plans, keep the one that does least damage on calibration data.
 
-    `curvature`: measured already, with these settings, and without probes.
+    `curvature`: measured already, with these settings, and without probes. What the `journal` holds of the same run is
+    not done again.
     """
     if settings.preset == GEO_SHARING:
         return _by_axes(model, calibration, settings, loss=loss, clock=clock, progress=progress)
     preset = find_preset(settings.preset)
     if preset is not None:
         return _by_preset(
-            preset, model, calibration, settings, curvature=curvature, loss=loss, clock=clock, progress=progress
+            preset,
+            model,
+            calibration,
+            settings,
+            curvature=curvature,
+            loss=loss,
+            clock=clock,
+            progress=progress,
+            journal=journal,
         )
-    _, graph = priced(model, calibration, settings, curvature=curvature, loss=loss, clock=clock, progress=progress)
-    return searched(model, graph, calibration, settings, loss=loss, clock=clock, progress=progress)
+    _, graph = priced(
+        model,
+        calibration,
+        settings,
+        curvature=curvature,
+        loss=loss,
+        clock=clock,
+        progress=progress,
+        journal=journal,
+    )
+    return searched(model, graph, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
 
 
 def searched(
@@ -141,6 +162,7 @@ def searched(
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> Prepared:
     """A plan for every aggregate of the graph, and of those the one that does least damage on calibration data.
 
@@ -148,20 +170,20 @@ def searched(
     unless the settings fix it, and the best of all is taken.
     """
     graphs = [graph]
-    found = _planned(graph, settings, clock, progress)
+    found = _planned(graph, settings, clock, progress, journal)
     if not settings.probes:
         return Prepared(graph.curvature, graph.under(found[0].aggregate), found[0])
     with clock("verify"):
-        verdicts = [verified(model, graph, found, calibration, loss, progress=progress)]
+        verdicts = [verified(model, graph, found, calibration, loss, progress=progress, journal=journal)]
     for damping in MORE_DAMPING if settings.damping is None else ():
         if not verdicts[-1].lost:
             break
         with clock("plan"):
             damped = graph.curvature.damped_to(damping)
             graphs.append(price(model, damped, kinds=graph.kinds, aggregate=graph.aggregates, progress=progress))
-        found = _planned(graphs[-1], settings, clock, progress)
+        found = _planned(graphs[-1], settings, clock, progress, journal)
         with clock("verify"):
-            verdicts.append(verified(model, graphs[-1], found, calibration, loss, progress=progress))
+            verdicts.append(verified(model, graphs[-1], found, calibration, loss, progress=progress, journal=journal))
     best = min(range(len(verdicts)), key=lambda k: verdicts[k].damage)
     verdict, graph = verdicts[best], graphs[best]
     if verdict.lost:
@@ -171,24 +193,29 @@ def searched(
     return Prepared(graph.curvature, graph.under(verdict.plan.aggregate), verdict.plan, updated)
 
 
-def _planned(graph: CostGraph, settings: Settings, clock: Clock, progress: bool) -> list[Plan]:
+def _planned(
+    graph: CostGraph, settings: Settings, clock: Clock, progress: bool, journal: Journal | None = None
+) -> list[Plan]:
     """A plan for every aggregate of the graph."""
+
+    def found(power: float) -> dict[str, Any]:
+        return plan(
+            graph.under(power),
+            settings.keep,
+            settings.bases,
+            solver=settings.solver,
+            beta=settings.trust_region,
+            flat_energy=settings.flat_energy,
+            rank_fraction=settings.rank_fraction,
+            time_limit=settings.time_limit / len(graph.aggregates),
+            seed=settings.seed,
+            progress=progress,
+        ).model_dump(mode="json")
+
+    journal = journal or Journal()
     with clock("plan"):
-        return [
-            plan(
-                graph.under(power),
-                settings.keep,
-                settings.bases,
-                solver=settings.solver,
-                beta=settings.trust_region,
-                flat_energy=settings.flat_energy,
-                rank_fraction=settings.rank_fraction,
-                time_limit=settings.time_limit / len(graph.aggregates),
-                seed=settings.seed,
-                progress=progress,
-            )
-            for power in graph.aggregates
-        ]
+        keys = {power: f"plan/{graph.curvature.damping:g}/{power:g}" for power in graph.aggregates}
+        return [Plan.model_validate(journal.value(key, partial(found, power))) for power, key in keys.items()]
 
 
 def _by_preset(
@@ -201,12 +228,13 @@ def _by_preset(
     loss: Loss | None,
     clock: Clock,
     progress: bool,
+    journal: Journal | None,
 ) -> Prepared:
     """Measured and planned as a published method has it: nothing is searched."""
     if settings.keep is None:
         raise ValueError(f"the preset {preset.name} needs keep, the fraction of the parameters that may remain")
     if curvature is None:
-        curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+        curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
     with clock("plan"):
         graph, made = preset.plan(model, curvature, settings.keep, calibration[0], loss)
     return Prepared(
@@ -251,19 +279,24 @@ def carried_out(
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> nn.Module:
     """The smaller model, its coefficients fitted again on its own inputs where `prepared` says so.
 
     The model remembers its plan, whose predicted damage is then that of the coefficients it has.
     """
     with clock("apply"):
-        smaller = apply(model, prepared.plan, prepared.curvature, progress=progress)
+        smaller = apply(model, prepared.plan, prepared.curvature, progress=progress, journal=journal)
     if prepared.updated == "never" or not isinstance(prepared.curvature, Curvature):
         return smaller
     with clock("update"):
         if prepared.updated == "always":
-            return update_coefficients(smaller, model, calibration, prepared.curvature, loss, progress=progress)
-        return updated_where_nearer(smaller, model, calibration, prepared.curvature, loss, progress=progress)
+            return update_coefficients(
+                smaller, model, calibration, prepared.curvature, loss, progress=progress, journal=journal
+            )
+        return updated_where_nearer(
+            smaller, model, calibration, prepared.curvature, loss, progress=progress, journal=journal
+        )
 
 
 def priced(
@@ -275,10 +308,11 @@ def priced(
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> tuple[Curvature, CostGraph]:
     """Measure curvature and make the cost graph."""
     if curvature is None:
-        curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+        curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
     if settings.probes:
         with clock("calibrate"):
             curvature = calibrate(
@@ -289,6 +323,7 @@ def priced(
                 keep=settings.keep or 0.8,
                 rounds=settings.probes,
                 progress=progress,
+                journal=journal,
             )
     with clock("price"):
         several = settings.aggregate is None and settings.keep is not None and settings.probes > 0
@@ -305,22 +340,30 @@ def measured(
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> Curvature:
     """The curvature that the preset asks for, where the settings name none."""
     preset = find_preset(settings.preset)
-    estimate, damping = ("kronecker", DAMPING) if preset is None else (preset.estimate, preset.damping)
+    damping = DAMPING if preset is None else preset.damping
     with clock("measure"):
         return measure(
             model,
             calibration,
             loss,
             layers=find_layers(model, settings.include, settings.exclude),
-            estimate=settings.estimate or estimate,
+            estimate=estimate_of(settings),
             damping=damping if settings.damping is None else settings.damping,
             draws=settings.draws,
             seed=settings.seed,
             progress=progress,
+            journal=journal,
         )
+
+
+def estimate_of(settings: Settings) -> str:
+    """The curvature's name: that of the settings, or else of their preset."""
+    preset = find_preset(settings.preset)
+    return settings.estimate or ("kronecker" if preset is None else preset.estimate)
 
 
 def compress_into(
@@ -337,23 +380,36 @@ def compress_into(
     bytes_per_unit: float | None = None,
     overwrite: bool = False,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> tuple[Report, nn.Module]:
     """Do it all and report; `out` is the smaller model's folder, with `plan.json`, `plan.png` and `report.json` in it.
 
     Everything said about the smaller model is measured on the one loaded again from disk. With `refinement` its factors
     are trained on the calibration data before it is saved (`geocolor.refine`). `save_dtype` is the dtype of
-    the saved weights (None: that of the model in memory).
+    the saved weights (None: that of the model in memory). With a `journal` a run that is killed goes on where it was.
     """
-    out = Path(out)
+    out, journal = Path(out), journal or Journal()
+    overwrite = overwrite or journal.written
     refuse_occupied(out, overwrite)
     clock = Clock()
-    prepared = prepare(model, calibration, settings, loss=loss, clock=clock, progress=progress)
-    smaller = carried_out(prepared, model, calibration, loss=loss, clock=clock, progress=progress)
+    prepared = prepare(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
+    smaller = carried_out(prepared, model, calibration, loss=loss, clock=clock, progress=progress, journal=journal)
     extra: Report = {"preset": settings.preset}
     if refinement is not None:
         with clock("refine"):
-            found = refine(smaller, model, calibration, refinement, loss=loss, inplace=True, progress=progress)
+            found = refine(
+                smaller,
+                model,
+                calibration,
+                refinement,
+                loss=loss,
+                checkpoint=journal.part("refinement.safetensors").path,
+                keep_checkpoint=True,
+                inplace=True,
+                progress=progress,
+            )
         extra |= refinement_report(found)
+    journal.writes_now()
     return delivered(
         smaller if save_dtype is None else smaller.to(save_dtype),
         model,

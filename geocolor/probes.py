@@ -7,9 +7,10 @@ rank it would get, and the divergence from the dense model is measured on a few 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from geocolor.bases import factorize
 from geocolor.budget import Allocation, allocate
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph, price
+from geocolor.journal import Journal
 from geocolor.layers import Layer, as_stored
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.modes import evaluating
@@ -51,33 +53,40 @@ def calibrate(
     most_samples: int = 64,
     most_units: int = 2048,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> Curvature:
     """The curvature with the scale of every layer's `G` set by probes near the budget `keep`.
 
     `most_samples` and `most_units` bound the batches used for one layer (whichever comes first, at least one batch);
     the last probe takes eight times as many. Costs `rounds · L + 8` forward passes over them. Calibration
-    data only: never show it the test data.
+    data only: never show it the test data. What the `journal` holds is not probed again.
     """
+    journal = journal or Journal()
     loss = default_loss(model, batches[0]) if loss is None else loss
     chosen = few(batches, loss, model, most_samples, most_units)
     more = few(batches, loss, model, 8 * most_samples, 8 * most_units)  # rare events decide: one trial can afford them
     steps = len(chosen) * rounds * len(curvature.layers) + len(more)
     with bar("probing layers", steps, wanted=progress) as advance:
-        for done in range(rounds):
+
+        def each_alone(curvature: Curvature, turn: int) -> dict[str, float]:
             stand_ins, _ = replacements(model, curvature, keep)
-            measured = divergences(model, [[each] for each in stand_ins], chosen, loss, advance)
+            trials = [[each] for each in stand_ins]
+            measured = divergences(model, trials, chosen, loss, advance, journal, f"probe/{turn}")
             ratios = smoothed([each.predicted for each in stand_ins], measured)
-            curvature = scaled(
-                curvature,
-                {  # later rounds probe other ranks: they are averaged with the earlier ones, or plans would swing
-                    each.layer.name: ratio ** (1 / (done + 1)) for each, ratio in zip(stand_ins, ratios, strict=True)
-                },
-            )
-        _, planned = replacements(model, curvature, keep)
-        if planned and rounds:
-            [together] = divergences(model, [planned], more, loss, advance)
-            common = _ratio(together, sum(each.predicted for each in planned))
-            curvature = scaled(curvature, {layer.name: common for layer in curvature.layers})
+            # later rounds probe other ranks: they are averaged with the earlier ones, or plans would swing
+            return {each.layer.name: ratio ** (1 / turn) for each, ratio in zip(stand_ins, ratios, strict=True)}
+
+        def all_together(curvature: Curvature) -> float:
+            _, planned = replacements(model, curvature, keep)
+            if not planned:
+                return 1.0
+            [together] = divergences(model, [planned], more, loss, advance, journal, "probe/all")
+            return _ratio(together, sum(each.predicted for each in planned))
+
+        for turn in range(1, rounds + 1):
+            curvature = scaled(curvature, journal.value(f"scale/{turn}", partial(each_alone, curvature, turn)))
+        common = journal.value("scale/all", partial(all_together, curvature)) if rounds else 1.0
+        curvature = scaled(curvature, {layer.name: common for layer in curvature.layers})
     return replace(curvature, probes=curvature.probes + rounds)
 
 
@@ -152,20 +161,32 @@ def divergences(
     batches: Sequence[Batch],
     loss: Loss,
     advance: Any = lambda: None,
+    journal: Journal | None = None,
+    name: str = "probe",
 ) -> list[float]:
-    """Mean divergence from the dense model, per unit, with the layers of each trial replaced; the model is restored."""
-    totals, units = [0.0] * len(trials), 0
+    """Mean divergence from the dense model, per unit, with the layers of each trial replaced; the model is restored.
+
+    Every divergence on a batch is a piece of the `journal`, under `name`.
+    """
+    journal, totals, units = journal or Journal(), [0.0] * len(trials), 0
+
+    def measured(trial: Sequence[Replacement], batch: Batch, reference: Callable[[], Tensor]) -> list[float]:
+        expected = reference()
+        with replaced(model, trial):
+            total, count = loss.divergence(loss.forward(model, batch), expected, batch)
+        return [float(total), count]
+
     with evaluating(model):
-        for batch in batches:
+        for number, batch in enumerate(batches):
             batch = move(batch, device_of(model))
-            reference = loss.forward(model, batch)
-            count = 0
+            reference = cache(partial(loss.forward, model, batch))
+            count = 0.0
             for index, trial in enumerate(trials):
-                with replaced(model, trial):
-                    total, count = loss.divergence(loss.forward(model, batch), reference, batch)
-                totals[index] += float(total)
+                once = partial(measured, trial, batch, reference)
+                total, count = journal.value(f"{name}/{number}/{index}", once)
+                totals[index] += total
                 advance()
-            units += count
+            units += int(count)
     return [total / max(units, 1) for total in totals]
 
 

@@ -119,15 +119,17 @@ def refine(
     *,
     loss: Loss | None = None,
     checkpoint: str | Path | None = None,
+    keep_checkpoint: bool = False,
     inplace: bool = False,
     progress: bool = False,
 ) -> Refinement:
     """Train the factors of a compressed model to match the dense one on calibration batches.
 
     `batches` are calibration data, as for `measure`; never show it the test data. With `checkpoint` a run that is
-    killed goes on from that file and gives the same values bit for bit on the same machine; the file is removed
-    at the end. A copy of `model` is trained unless `inplace`. The step that was best on the hold-out is kept, step 0
-    among them, so on the hold-out the result is never worse than what came in.
+    killed goes on from that file and gives the same values bit for bit on the same machine; the file is removed at the
+    end unless `keep_checkpoint`, then a finished run is known from it. A copy of `model` is trained unless `inplace`.
+    The step that was best on the hold-out is kept, step 0 among them, so on the hold-out the result is never worse than
+    what came in.
 
     Raises `ValueError` for a model without factored layers, for too few batches, or for a checkpoint of another run.
     """
@@ -152,7 +154,7 @@ def refine(
         for parameter, wanted in frozen:
             parameter.requires_grad_(wanted)
             parameter.grad = None
-    if path is not None:
+    if path is not None and not keep_checkpoint:
         path.unlink(missing_ok=True)
     return Refinement(
         model=target,
@@ -228,7 +230,7 @@ def _train(
     with bar("refining", settings.steps, wanted=progress) as advance:
         for _ in range(state.step):
             advance()
-        while state.step < settings.steps:
+        while state.step < settings.steps and not (settings.patience and state.looks_since >= settings.patience):
             rate = one_cycle(state.step, settings.steps, settings.learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -246,9 +248,7 @@ def _train(
             if state.step % settings.evaluate_every == 0 or last:
                 keep = bool(holdout) or last
                 _look(state, target, dense, masters, holdout or training, loss, value, keep=keep)
-                if settings.patience and state.looks_since >= settings.patience:
-                    break
-            if path is not None and state.step % settings.checkpoint_every == 0 and not last:
+            if path is not None and (state.step % settings.checkpoint_every == 0 or last):
                 _write(path, state, masters, optimizer, run)
             advance()
     with torch.no_grad():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from geocolor.bases import coefficients, metric
 from geocolor.curvature import Curvature, accumulate
 from geocolor.curvature.curvature import damped
 from geocolor.curvature.estimate import rows, second_moment
+from geocolor.journal import Journal
 from geocolor.layers import Layer, input_rows, weight_of
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions
 from geocolor.modes import evaluating
@@ -34,29 +36,39 @@ def update_coefficients(
     loss: Loss | None = None,
     *,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> nn.Module:
     """Set, in place, the coefficients of every factored layer to the best for its present inputs.
 
     `C = argmin tr(G δ A' δᵀ)`, `δ = L C Rᵀ − W`, with `A'` the second moment of the inputs in `smaller` and `G` and the
     damping of `curvature` (`G = I` is what the papers do). Bases and sizes stay. In the order in which layers run;
-    those that read one input are updated together. Costs a forward pass over `batches` for every input.
+    those that read one input are updated together. Costs a forward pass over `batches` for every input. What the
+    `journal` holds is not fitted again.
     """
+    journal = journal or Journal()
     factored = factored_layers(smaller)
     layers = {layer.name: layer for layer in curvature.layers if layer.name in factored}
     if not layers:
         return smaller
     loss = default_loss(dense, batches[0]) if loss is None else loss
     ran = accumulate(smaller, batches[:1], loss, list(layers.values()), estimate="activation").inputs
-    for first in track(list(dict.fromkeys(ran.values())), "updating coefficients", wanted=progress):
+
+    def fitted(first: str) -> dict[str, Tensor]:
         A = damped(input_moment(smaller, layers[first], batches, loss), curvature.damping)
+        found = {}
         for name in (name for name, group in ran.items() if group == first):
             bases = {s: b.map.weight.detach().flatten(1).double().cpu() for s, b in factored[name].bases().items()}
             member = metric(weight_of(dense, layers[name]).cpu(), curvature.G[name], A)
             right = bases["right"].T if "right" in bases else None
-            fitted = coefficients(member, bases.get("left"), right)
+            found[name] = coefficients(member, bases.get("left"), right)
+        return found
+
+    firsts = list(dict.fromkeys(ran.values()))
+    for index, first in enumerate(track(firsts, "updating coefficients", wanted=progress)):
+        for name, matrix in journal.tensors(f"update-{index}", partial(fitted, first)).items():
             weight = factored[name].coefficients.weight
             with torch.no_grad():
-                weight.copy_(fitted.reshape(weight.shape))
+                weight.copy_(matrix.reshape(weight.shape))
     return smaller
 
 
@@ -68,6 +80,7 @@ def updated_where_nearer(
     loss: Loss | None = None,
     *,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> nn.Module:
     """`update_coefficients` on a copy, taken where it is nearer to the dense model on calibration data.
 
@@ -76,8 +89,13 @@ def updated_where_nearer(
     """
     loss = default_loss(dense, calibration[0]) if loss is None else loss
     batches = few(calibration, loss, dense, 512, 16384)
-    other = update_coefficients(copy.deepcopy(smaller), dense, batches, curvature, loss, progress=progress)
-    before, after = (divergence_of(dense, model, batches, loss, progress=progress) for model in (smaller, other))
+    journal = journal or Journal()
+    other = copy.deepcopy(smaller)
+    update_coefficients(other, dense, batches, curvature, loss, progress=progress, journal=journal)
+    before, after = (
+        journal.value(f"update/{name}", partial(divergence_of, dense, model, batches, loss, progress=progress))
+        for name, model in (("before", smaller), ("after", other))
+    )
     if not after < before:
         return smaller
     plan = plan_of(other)

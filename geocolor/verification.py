@@ -1,14 +1,17 @@
 """Plans measured before one is taken: a price can be wrong, calibration data says by how much."""
 
+import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from geocolor.budget import UnreachableError
 from geocolor.carry_out import apply
 from geocolor.graph import CostGraph
+from geocolor.journal import Journal
 from geocolor.losses import Batch, Loss, default_loss
 from geocolor.planning import plan
 from geocolor.plans import Plan
@@ -48,11 +51,13 @@ def verified(
     loss: Loss | None = None,
     *,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> Verdict:
     """Carry out every plan, and the best without sharing at its budget, and measure how far the model moves.
 
-    At most 512 samples or 16,384 units of the loss are used.
+    At most 512 samples or 16,384 units of the loss are used. What the `journal` holds is not measured again.
     """
+    journal = journal or Journal()
     loss = default_loss(model, calibration[0]) if loss is None else loss
     batches = few(calibration, loss, model, 512, 16384)
     candidates = list(plans)
@@ -62,10 +67,15 @@ def verified(
                 priced = graph.under(each.aggregate)
                 candidates.append(plan(priced, each.keep, each.bases, solver="private", beta=each.trust_region))
     damage: dict[str, float] = {}
+
+    def measured(plan: Plan) -> float:
+        candidate = apply(model, plan, graph.curvature, progress=progress)
+        return divergence_of(model, candidate, batches, loss, progress=progress)
+
     for each in candidates:
         if (shape := _shape(each)) not in damage:
-            candidate = apply(model, each, graph.curvature, progress=progress)
-            damage[shape] = divergence_of(model, candidate, batches, loss, progress=progress)
+            key = f"verdict/{graph.curvature.damping:g}/{hashlib.sha256(shape.encode()).hexdigest()[:32]}"
+            damage[shape] = journal.value(key, partial(measured, each))
     chosen = min(candidates, key=lambda each: damage[_shape(each)])
     least, predicted = damage[_shape(chosen)], chosen.predicted_damage
     scaled = chosen.rescaled(least / predicted) if predicted > 0 and least > 0 else chosen

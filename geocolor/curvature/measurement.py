@@ -18,7 +18,8 @@ from geocolor.curvature.identity import Identity
 from geocolor.curvature.kronecker import Kronecker
 from geocolor.curvature.magnitude import Magnitude
 from geocolor.curvature.observation import InputGroups, OnGradient, watched
-from geocolor.curvature.sums import Sums
+from geocolor.curvature.sums import Sums, load_sums
+from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions, samples_in
 from geocolor.progress import bar
@@ -48,13 +49,15 @@ def measure(
     progress: bool = False,
     sums: Sums | None = None,
     share_inputs: bool = True,
+    journal: Journal | None = None,
 ) -> Curvature:
     """The curvature of a model's layers on calibration batches.
 
     `layers`, or else `include` and `exclude`, choose what is measured (see `find_layers`); `loss` is found from model
     and batch when None; `draws` labels are sampled per unit, keyed by `seed` and the index of the batch; `sums` from an
-    earlier run are carried on with. Under an initialised `torch.distributed` each process takes every world-size-th
-    batch of the same `batches`, and all get the curvature of the whole.
+    earlier run are carried on with; a `journal` records the sums now and then and goes on with those it holds. Under an
+    initialised `torch.distributed` each process takes every world-size-th batch of the same `batches`, and all get the
+    curvature of the whole.
 
     Memory: the model, the graph of one batch, and the statistics. The model is left as it was found.
     """
@@ -71,6 +74,7 @@ def measure(
         first=first,
         progress=progress,
         share_inputs=share_inputs,
+        journal=journal,
     )
     return finish(new if sums is None else sums + new, damping=damping)
 
@@ -87,8 +91,12 @@ def accumulate(
     first: int = 0,
     progress: bool = False,
     share_inputs: bool = True,
+    journal: Journal | None = None,
 ) -> Sums:
-    """The sums of `measure` over `batches`; `first` is the index of the first batch, which keys the sampling."""
+    """The sums of `measure` over `batches`; `first` is the index of the first batch, which keys the sampling.
+
+    Batches whose sums the `journal` holds are passed over.
+    """
     how = _estimate(estimate)
     if draws < 1:
         raise ValueError(f"draws is {draws}; at least one label has to be sampled")
@@ -99,7 +107,13 @@ def accumulate(
     total = len(batches) if isinstance(batches, Sized) else None
     head, batches = _peek(batches)
     loss = default_loss(model, head) if loss is None else loss
+    rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    part = (journal or Journal()).part(f"{MEASURED}-{rank}-of-{world}.safetensors")
     sums = Sums(how.name, loss.name, how.unit(loss), tuple(layers), seed=seed)
+    if journal is not None and part.path is not None and part.there:
+        sums = load_sums(part.path)
+        journal.say(f"going on: measured {sums.batches} of {'the' if total is None else -(-total // world)} batches")
+    done = sums.batches
     groups = InputGroups(sums.inputs, share_inputs)
     mask: Tensor | None = None
 
@@ -114,7 +128,6 @@ def accumulate(
         leaves.clear()
         return loss.units(outputs, batch)
 
-    rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
     device = device_of(model)
     draws = draws if how.needs_gradients else 1
     with (
@@ -122,7 +135,7 @@ def accumulate(
         bar("measuring curvature", total, wanted=progress and rank == 0) as advance,
     ):
         for index, batch in enumerate(batches, start=first):
-            if index % world == rank:
+            if index % world == rank and (index - first) // world >= done:
                 batch = move(batch, device)
                 mask = positions(batch)
                 units = run(batch, index)
@@ -137,7 +150,10 @@ def accumulate(
                 sums.sampled += units * draws
                 sums.samples += samples_in(batch)
                 sums.batches += 1
+                part.write_now_and_then(sums.save)
             advance()
+    if sums.batches > done:
+        part.write(sums.save)
     return sums.all_reduce() if world > 1 else sums
 
 

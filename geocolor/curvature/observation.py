@@ -74,9 +74,10 @@ class InputGroups:
     """
 
     def __init__(self, inputs: dict[str, str], share: bool = True) -> None:
+        """`inputs`: empty, or the groups that batches seen before have settled."""
         self.inputs = inputs
         self._share = share
-        self._settled = False
+        self._settled = bool(inputs)
         self.new_batch()
 
     def new_batch(self) -> None:

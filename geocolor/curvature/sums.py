@@ -42,6 +42,8 @@ class Sums:
     def add(self, key: str, value: Tensor) -> None:
         """Adds `value` in float64."""
         if key in self.tensors:
+            if self.tensors[key].device != value.device:  # read from a file, or the layer has moved
+                self.tensors[key] = self.tensors[key].to(value.device)
             self.tensors[key] += value
         else:
             self.tensors[key] = value.to(torch.float64, copy=True)
