@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ import torch
 from geocolor.atomic import write_atomically
 from geocolor.bases import FactoredKind, Metric, Roots, damage_alone, metric
 from geocolor.curvature import Curvature
+from geocolor.hull_files import as_tensors, from_tensors
+from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
 from geocolor.plans import Fingerprint, fingerprint
-from geocolor.progress import track
+from geocolor.progress import bar, track
 from geocolor.rate_distortion import Option, Options, can_share, damage_by_layer, options
 from geocolor.trust_region import eigen_metric, fit
 from solvers import GroupProblem, MedoidProblem, PairwiseProblem
 
 KINDS: tuple[FactoredKind, ...] = ("in", "out", "both")
+
+#: Pairs of layers that are priced before they are recorded.
+PIECE = 32
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,31 @@ class CostGraph:
                 allowed[i, j] = allowed[j, i] = any(can_share(pair, kind) for kind in self.kinds)
         return allowed
 
-    def price_pairs(self, *, progress: bool = False) -> None:
-        """Ask for every pair that could share a basis: what all searches begin with, once for all prices."""
-        pairs = np.argwhere(np.triu(self.compatible(), 1)).tolist()
-        for pair in track(pairs, "pricing pairs of layers", wanted=progress):
-            self.hull(pair)
+    def price_pairs(self, *, progress: bool = False, journal: Journal | None = None) -> None:
+        """Ask for every pair that could share a basis: what all searches begin with, once for all prices.
+
+        `PIECE` pairs at a time are a piece of the `journal`.
+        """
+        pairs = [tuple(pair) for pair in np.argwhere(np.triu(self.compatible(), 1)).tolist()]
+        if all(pair in self._hulls for pair in pairs):
+            return
+        journal = journal or Journal()
+        with bar("pricing pairs of layers", len(pairs), wanted=progress) as advance:
+
+            def priced(piece: Sequence[tuple[int, ...]]) -> dict[str, torch.Tensor]:
+                for pair in piece:
+                    self.hull(pair)
+                    advance()
+                return as_tensors([self._hulls[pair] for pair in piece])
+
+            for start in range(0, len(pairs), PIECE):
+                piece = pairs[start : start + PIECE]
+                name = f"pairs-{self.curvature.damping:g}-{start // PIECE}"
+                self._hulls.update(
+                    zip(
+                        piece, from_tensors(journal.tensors(name, partial(priced, piece)), self.aggregates), strict=True
+                    )
+                )
 
     def group_problem(self, price: float, bases: int | None = None) -> GroupProblem:
         """Rate–distortion: partition the layers so that `Σ f_λ(S)` is least, `K = bases` of them owning a basis."""

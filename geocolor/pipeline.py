@@ -210,6 +210,7 @@ def _planned(
             time_limit=settings.time_limit / len(graph.aggregates),
             seed=settings.seed,
             progress=progress,
+            journal=journal,
         ).model_dump(mode="json")
 
     journal = journal or Journal()

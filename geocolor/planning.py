@@ -15,6 +15,7 @@ from geocolor.budget import Allocation, Group, UnreachableError, allocate, count
 from geocolor.carry_out import factorize_class
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph, medoid_rank
+from geocolor.journal import Journal
 from geocolor.plans import Plan, PlannedClass, shapes_of
 from geocolor.progress import countdown
 from geocolor.rate_distortion import Option
@@ -34,6 +35,7 @@ def plan(
     time_limit: float = 60.0,
     seed: int = 0,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> Plan:
     """Choose classes, kinds and ranks so that predicted damage is least within the budget.
 
@@ -56,7 +58,7 @@ def plan(
         budget = math.floor(keep * graph.parameters_dense)
         alone = _without_sharing(graph, budget, bases)
         if solver != "private" and (alone is None or alone.price > 0):
-            graph.price_pairs(progress=progress)
+            graph.price_pairs(progress=progress, journal=journal)
         with countdown("searching a coloring", time_limit, wanted=progress):
             best, solution, lower_bound = _search(graph, alone, budget, bases, solver, rounds, time_limit, seed)
         classes = [_planned(graph, group, option) for group, option in zip(best.groups, best.options, strict=True)]
