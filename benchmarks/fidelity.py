@@ -117,7 +117,7 @@ def distorted(
     hulls = {}
     for group, scale in zip(groups, scales, strict=True):
         hull = graph.hull(group)
-        hulls[tuple(sorted(group))] = {graph.aggregate: replace(hull, damage=hull.damage * scale)}
+        hulls[tuple(sorted(group))] = {(graph.aggregate, graph.weight): replace(hull, damage=hull.damage * scale)}
     return allocate(replace(graph, _hulls=hulls), groups, budget)
 
 

@@ -37,7 +37,8 @@ class CostGraph:
 
     `aggregate` is the power `p` of `φ(D) = D^p`; `kinds` the basis kinds that classes may use. Classes are priced once
     and remembered: their options do not depend on the price of a parameter. `aggregates` are the powers that are priced
-    together, since they need the same bases; `under` gives the graph of another one of them.
+    together, since they need the same bases; `under` gives the graph of another one of them. `weight` is the share `θ`
+    of operations in the size that is paid for (`rate_distortion`), `weights` those that are priced together.
     """
 
     layers: tuple[Layer, ...]
@@ -47,7 +48,11 @@ class CostGraph:
     kinds: tuple[FactoredKind, ...] = KINDS
     aggregate: float = 1.0
     aggregates: tuple[float, ...] = (1.0,)
-    _hulls: dict[tuple[int, ...], dict[float, Options]] = field(default_factory=dict, repr=False, compare=False)
+    weight: float = 0.0
+    weights: tuple[float, ...] = (0.0,)
+    _hulls: dict[tuple[int, ...], dict[tuple[float, float], Options]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def parameters_dense(self) -> int:
@@ -58,15 +63,36 @@ class CostGraph:
 
     def options(self, group: Sequence[int]) -> Options:
         """All Pareto-optimal ways to hold the class of these layers (indices); empty where they share no side."""
-        return options([self.layers[i] for i in group], self.members(group), self.kinds, (self.aggregate,))[0]
+        return self._priced(group, (self.aggregate,), (self.weight,))[self.aggregate, self.weight]
 
     def hull(self, group: Sequence[int]) -> Options:
-        """The ways that are cheapest at some price of a parameter; computed once for a class."""
+        """The ways that are cheapest at some price; computed once for a class."""
         key = tuple(sorted(group))
-        if key not in self._hulls:
-            found = options([self.layers[i] for i in key], self.members(key), self.kinds, self.aggregates)
-            self._hulls[key] = {p: each.hull() for p, each in zip(self.aggregates, found, strict=True)}
-        return self._hulls[key][self.aggregate]
+        if (self.aggregate, self.weight) not in self._hulls.get(key, {}):
+            found = self._priced(key, self.aggregates, self.weights)
+            self._hulls[key] = {which: each.hull() for which, each in found.items()}
+        return self._hulls[key][self.aggregate, self.weight]
+
+    def _priced(
+        self, group: Sequence[int], powers: Sequence[float], weights: Sequence[float]
+    ) -> dict[tuple[float, float], Options]:
+        layers = [self.layers[i] for i in group]
+        return options(layers, self.members(group), self.kinds, powers, weights, self.inputs_read(group))
+
+    def inputs_read(self, group: Sequence[int]) -> int:
+        """How many different tensors these layers read: so often an input basis of theirs is evaluated."""
+        names = (self.layers[i].name for i in group)
+        return len({self.curvature.inputs.get(name, name) for name in names})
+
+    def weighing(self, weights: Sequence[float]) -> "CostGraph":
+        """The same graph, sizes weighed by each of `weights`; `weighed` chooses among them."""
+        return replace(self, weight=weights[0], weights=tuple(weights), _hulls={})
+
+    def weighed(self, weight: float) -> "CostGraph":
+        """The same graph under another one of its `weights`; what is priced is remembered for both."""
+        if weight not in self.weights:
+            raise ValueError(f"weight {weight:g} is none of {', '.join(f'{w:g}' for w in self.weights)}")
+        return replace(self, weight=weight)
 
     def under(self, aggregate: float) -> "CostGraph":
         """The same graph under another power of its `aggregates`; what is priced is remembered for both."""
@@ -79,7 +105,7 @@ class CostGraph:
         hull = self.hull(group)
         if not len(hull):
             return math.inf
-        return float(np.min(hull.damage + price * hull.parameters))
+        return float(np.min(hull.damage + price * hull.size))
 
     def damage(self, group: Sequence[int], option: Option) -> dict[str, float]:
         """Predicted damage of every layer of a class, by name."""
@@ -113,14 +139,13 @@ class CostGraph:
                     advance()
                 return as_tensors([self._hulls[pair] for pair in piece])
 
+            which = [(power, weight) for power in self.aggregates for weight in self.weights]
+            flops = "" if self.weights == (0.0,) else f"-{len(self.weights)}-weights"
             for start in range(0, len(pairs), PIECE):
                 piece = pairs[start : start + PIECE]
-                name = f"pairs-{self.curvature.damping:g}-{start // PIECE}"
-                self._hulls.update(
-                    zip(
-                        piece, from_tensors(journal.tensors(name, partial(priced, piece)), self.aggregates), strict=True
-                    )
-                )
+                name = f"pairs-{self.curvature.damping:g}{flops}-{start // PIECE}"
+                found = from_tensors(journal.tensors(name, partial(priced, piece)), which)
+                self._hulls.update(zip(piece, found, strict=True))
 
     def group_problem(self, price: float, bases: int | None = None) -> GroupProblem:
         """Rate–distortion: partition the layers so that `Σ f_λ(S)` is least, `K = bases` of them owning a basis."""
@@ -139,7 +164,7 @@ class CostGraph:
 
         No matrix of rank `r` does less damage than the layer's own truncated SVD, and a layer's part of the parameters
         of a class of `g` layers is at least `r·m + r·n/g` (`in`), `r·n + r·m/g` (`out`) or `r² + r·(m + n)/g` (`both`),
-        least where all layers that could join are in the class.
+        least where all layers that could join are in the class. Operations are never fewer than parameters.
         """
         inputs = Counter(layer.in_side for layer in self.layers)
         outputs = Counter(layer.out_side for layer in self.layers)

@@ -24,7 +24,7 @@ from geocolor.graph import KINDS, CostGraph, price
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
 from geocolor.losses import Loss
-from geocolor.planning import plan
+from geocolor.planning import budgeted, plan
 from geocolor.plans import Plan, write_plan
 from geocolor.presets import GEO_SHARING, SEARCHED, Preset, find_preset
 from geocolor.probes import calibrate
@@ -62,6 +62,7 @@ class Settings:
 
     keep: float | None = None
     bases: int | None = None
+    max_flops: float | None = None
     solver: str = "auto"
     kinds: tuple[FactoredKind, ...] = KINDS
     aggregate: float | None = None
@@ -188,7 +189,8 @@ def searched(
     verdict, graph = verdicts[best], graphs[best]
     if verdict.lost:
         warnings.warn(verdict.loss_of_sharing(graph.curvature.unit), stacklevel=2)
-    small = settings.keep is not None and settings.keep <= UPDATED_BELOW and settings.trust_region is None
+    size = settings.keep or settings.max_flops
+    small = size is not None and size <= UPDATED_BELOW and settings.trust_region is None
     updated: Literal["never", "nearer"] = "nearer" if small else "never"
     return Prepared(graph.curvature, graph.under(verdict.plan.aggregate), verdict.plan, updated)
 
@@ -197,12 +199,14 @@ def _planned(
     graph: CostGraph, settings: Settings, clock: Clock, progress: bool, journal: Journal | None = None
 ) -> list[Plan]:
     """A plan for every aggregate of the graph."""
+    graph = budgeted(graph, settings.keep, settings.max_flops)
 
     def found(power: float) -> dict[str, Any]:
         return plan(
             graph.under(power),
             settings.keep,
             settings.bases,
+            max_flops=settings.max_flops,
             solver=settings.solver,
             beta=settings.trust_region,
             flat_energy=settings.flat_energy,
@@ -321,13 +325,14 @@ def priced(
                 curvature,
                 calibration,
                 loss,
-                keep=settings.keep or 0.8,
+                keep=settings.keep or settings.max_flops or 0.8,
                 rounds=settings.probes,
                 progress=progress,
                 journal=journal,
             )
     with clock("price"):
-        several = settings.aggregate is None and settings.keep is not None and settings.probes > 0
+        bounded = settings.keep is not None or settings.max_flops is not None
+        several = settings.aggregate is None and bounded and settings.probes > 0
         powers = AGGREGATES if several else (settings.aggregate or 1.0,)
         graph = price(model, curvature, kinds=settings.kinds, aggregate=powers, progress=progress)
     return curvature, graph

@@ -2,7 +2,8 @@
 
 A coloring is searched at a price `λ`; then, the coloring fixed, ranks are chosen again so that the budget is met, which
 gives the next `λ`. Weak duality turns a solver's bound at `λ` into one at the budget: for every plan with at most `N`
-parameters `Σ φ(D) ≥ min_α Σ f_λ − λN`.
+parameters `Σ φ(D) ≥ min_α Σ f_λ − λN`, and for two budgets, whatever their weight, likewise with the size `N` that
+both together allow.
 """
 
 import math
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from geocolor.budget import Allocation, Group, UnreachableError, allocate, count_bases
+from geocolor.budget import WEIGHTS, Allocation, Group, Limits, UnreachableError, allocate, count_bases
 from geocolor.carry_out import factorize_class
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph, medoid_rank
@@ -27,6 +28,7 @@ def plan(
     keep: float | None = None,
     bases: int | None = None,
     *,
+    max_flops: float | None = None,
     solver: str | Solver = "auto",
     beta: float | None = None,
     flat_energy: float = 0.05,
@@ -39,23 +41,24 @@ def plan(
 ) -> Plan:
     """Choose classes, kinds and ranks so that predicted damage is least within the budget.
 
-    `keep` is the fraction of the parameters in scope that may remain; `bases` the most colors that may own a basis.
-    With `keep` the rate–distortion price is searched, and the plan is never predicted worse than the best without
-    sharing. With `bases` alone it is the paper's form: at most that many layers lend their own basis, of rank
-    `rank_fraction · min(m, n)`, to the others. `beta` is the trust region's radius relative to the weight
-    (DESIGN §7); `time_limit` is for all of the search, in seconds, once every pair has been priced. Raises
-    `ValueError` for budgets that make no sense or cannot be met.
+    `keep` is the fraction of the parameters in scope that may remain, `max_flops` that of the FLOPs per position;
+    `bases` the most colors that may own a basis. With `keep` or `max_flops` the rate–distortion price is searched, and
+    the plan is never predicted worse than the best without sharing. With `bases` alone it is the paper's form: at most
+    that many layers lend their own basis, of rank `rank_fraction · min(m, n)`, to the others. `beta` is the trust
+    region's radius relative to the weight (DESIGN §7); `time_limit` is for all of the search, in seconds, once every
+    pair has been priced. Raises `ValueError` for budgets that make no sense or cannot be met.
     """
-    _check_budget(graph, keep, bases)
+    _check_budget(graph, keep, bases, max_flops)
     started = time.perf_counter()
     solution: Solution | None
-    if keep is None:
+    weight = 0.0
+    if keep is None and max_flops is None:
         assert bases is not None
         classes, lent = _medoid_plan(graph, bases, rank_fraction, beta, flat_energy, solver, time_limit, seed, progress)
         price, private, solution = 0.0, None, lent
         objective, lower_bound = lent.cost, lent.lower_bound
     else:
-        budget = math.floor(keep * graph.parameters_dense)
+        graph, budget = budgeted(graph, keep, max_flops), limits(graph, keep, max_flops)
         alone = _without_sharing(graph, budget, bases)
         if solver != "private" and (alone is None or alone.price > 0):
             graph.price_pairs(progress=progress, journal=journal)
@@ -63,15 +66,18 @@ def plan(
             best, solution, lower_bound = _search(graph, alone, budget, bases, solver, rounds, time_limit, seed)
         classes = [_planned(graph, group, option) for group, option in zip(best.groups, best.options, strict=True)]
         price, objective, private = best.price, best.damage, alone.damage if alone else None
+        weight = best.weight
     if beta is not None:
         classes = [_clipped(graph, cls, beta, flat_energy) for cls in classes]
     return Plan(
         **_header(graph, classes),
         keep=keep,
         bases=bases,
+        max_flops=max_flops,
         price=price,
+        flops_weight=weight,
         trust_region=beta,
-        flat_energy=flat_energy if beta is not None or keep is None else None,
+        flat_energy=flat_energy if beta is not None or (keep is None and max_flops is None) else None,
         objective=objective,
         objective_without_sharing=private,
         lower_bound=lower_bound,
@@ -107,11 +113,30 @@ def _header(graph: CostGraph, classes: Sequence[PlannedClass]) -> dict[str, Any]
     }
 
 
-def _check_budget(graph: CostGraph, keep: float | None, bases: int | None) -> None:
-    if keep is None and bases is None:
+def limits(graph: CostGraph, keep: float | None, max_flops: float | None = None) -> Limits:
+    """What the two fractions allow of the layers in scope."""
+    dense = graph.parameters_dense
+    return Limits(
+        dense if keep is None else math.floor(keep * dense),
+        None if max_flops is None else math.floor(max_flops * dense),
+    )
+
+
+def budgeted(graph: CostGraph, keep: float | None, max_flops: float | None) -> CostGraph:
+    """The graph with what is paid for under these budgets: no class takes fewer operations than parameters, so that of
+    two budgets the one on FLOPs alone counts where it is the smaller."""
+    weights = (0.0,) if max_flops is None else (1.0,) if keep is None or max_flops <= keep else WEIGHTS
+    return graph if graph.weights == weights else graph.weighing(weights)
+
+
+def _check_budget(graph: CostGraph, keep: float | None, bases: int | None, max_flops: float | None) -> None:
+    if keep is None and bases is None and max_flops is None:
         raise ValueError(
-            "a plan needs a budget: keep (fraction of the parameters in scope) and/or bases (their number)"
+            "a plan needs a budget: keep (fraction of the parameters in scope), max_flops (of the FLOPs) and/or bases "
+            "(their number)"
         )
+    if max_flops is not None and not 0 < max_flops <= 1:
+        raise ValueError(f"max_flops is the fraction of FLOPs that remain, above 0 and at most 1; got {max_flops:g}")
     if keep is not None and not 0 < keep <= 1:
         raise ValueError(f"keep is the fraction of parameters that remain, above 0 and at most 1; got {keep:g}")
     if bases is not None and bases < 1:
@@ -122,7 +147,7 @@ def _check_budget(graph: CostGraph, keep: float | None, bases: int | None) -> No
         )
 
 
-def _without_sharing(graph: CostGraph, budget: int, bases: int | None) -> Allocation | None:
+def _without_sharing(graph: CostGraph, budget: Limits, bases: int | None) -> Allocation | None:
     """The best plan in which no basis is shared; None where only sharing meets the budget with so few bases."""
     try:
         return allocate(graph, [(i,) for i in range(len(graph.layers))], budget, bases)
@@ -133,7 +158,7 @@ def _without_sharing(graph: CostGraph, budget: int, bases: int | None) -> Alloca
 def _search(
     graph: CostGraph,
     alone: Allocation | None,
-    budget: int,
+    budget: Limits,
     bases: int | None,
     solver: str | Solver,
     rounds: int,
@@ -144,8 +169,9 @@ def _search(
     best, found, lower_bound = alone, None, -math.inf
     last: Coloring | None = None
     seen: set[Coloring] = set()
+    weight = graph.weights[0]
     if alone is not None:
-        price = alone.price
+        price, weight = alone.price, alone.weight
         if price == 0.0:  # everything fits as it is
             return alone, None, 0.0
     else:  # so dear that the smallest coloring is the best one
@@ -156,21 +182,21 @@ def _search(
         left = max(deadline - time.perf_counter(), 0.0)
         if found is not None and left == 0.0:
             break
-        problem = graph.group_problem(price, bases)
+        problem = graph.weighed(weight).group_problem(price, bases)
         share = left / (rounds - turn)  # what one round leaves goes to the others
         solution = completed(solve(problem, solver, time_limit=share, seed=seed, start=last))
-        lower_bound = max(lower_bound, solution.lower_bound - price * budget)
+        lower_bound = max(lower_bound, solution.lower_bound - price * budget.size(weight))
         if solution.coloring is None or solution.coloring in seen:
             break
         last = solution.coloring
         seen.add(last)
         found = found or solution
         candidate = allocate(graph, last.classes(), budget, bases)
-        price = candidate.price
+        price, weight = candidate.price, candidate.weight
         if best is None or candidate.damage < best.damage:
             best, found = candidate, solution
     if best is None:
-        raise UnreachableError(f"{found.message if found else 'no coloring was found'}; raise keep or bases")
+        raise UnreachableError(f"{found.message if found else 'no coloring was found'}; raise keep, max_flops or bases")
     return best, found, max(lower_bound, 0.0)
 
 

@@ -78,10 +78,11 @@ class PlannedClass(Frozen):
 class Plan(Frozen):
     """A coloring with kinds and ranks, what it is predicted to cost, and for which model it was made.
 
-    `price` is `λ`, the price of one parameter in units of the loss (to the power `aggregate`), under which the
-    coloring was searched; `objective` the aggregate `Σ_ℓ D_ℓ^p` that was minimised, `lower_bound` a proven bound on it
-    over all colorings at this budget, `gap` = (objective − lower_bound) / |objective|. `inputs` names, for a layer that
-    reads the very same tensor as others, the first of them.
+    `price` is `λ`, the price of one parameter in units of the loss (to the power `aggregate`), under which the coloring
+    was searched; with `max_flops`, a budget on the FLOPs per position, that of one parameter times `1 − flops_weight`
+    and of one multiplication with its addition times `flops_weight`; `objective` the aggregate `Σ_ℓ D_ℓ^p` that was
+    minimised, `lower_bound` a proven bound on it over all colorings at this budget, `gap` = (objective − lower_bound) /
+    |objective|. `inputs` names, for a layer that reads the very same tensor as others, the first of them.
     """
 
     format_version: Literal[1] = 1
@@ -90,7 +91,9 @@ class Plan(Frozen):
     classes: tuple[PlannedClass, ...]
     keep: float | None = Field(default=None, gt=0, le=1)
     bases: Size | None = None
+    max_flops: float | None = Field(default=None, gt=0, le=1)
     price: float = Field(ge=0)
+    flops_weight: float = Field(default=0.0, ge=0, le=1)
     aggregate: float = Field(default=1.0, gt=0)
     trust_region: float | None = Field(default=None, gt=0)
     flat_energy: float | None = Field(default=None, gt=0, lt=1)

@@ -17,8 +17,14 @@ from solvers import find_solver
 
 def check_settings(settings: Settings) -> None:
     """Raise ValueError for a setting that no model can meet. What depends on the model is checked by the steps."""
-    if settings.keep is None and settings.bases is None:
-        raise ValueError("how small should it become? Pass --keep (fraction of the parameters) and/or --bases")
+    if settings.keep is None and settings.bases is None and settings.max_flops is None:
+        raise ValueError(
+            "how small should it become? Pass --keep (fraction of the parameters), --max-flops and/or --bases"
+        )
+    if settings.max_flops is not None and not 0 < settings.max_flops <= 1:
+        raise ValueError(
+            f"--max-flops is the fraction of FLOPs that remain, above 0 and at most 1; got {settings.max_flops:g}"
+        )
     if settings.keep is not None:
         check_keep(settings.keep)
     if settings.bases is not None and settings.bases < 1:
@@ -50,11 +56,12 @@ def _check_preset(settings: Settings) -> None:
     if settings.preset == GEO_SHARING:
         if settings.keep is not None and settings.bases is not None:
             raise ValueError(f"--preset {GEO_SHARING} takes either --keep or --bases")
-        _check_unset(settings, ("kinds", "aggregate", "estimate", "damping", "flat_energy"))
+        _check_unset(settings, ("max_flops", "kinds", "aggregate", "estimate", "damping", "flat_energy"))
         return
     if settings.keep is None:
         raise ValueError(f"--preset {settings.preset} needs --keep, the fraction of the parameters that may remain")
-    _check_unset(settings, ("bases", "solver", "kinds", "aggregate", "trust_region", "flat_energy", "rank_fraction"))
+    searched = ("bases", "max_flops", "solver", "kinds", "aggregate", "trust_region", "flat_energy", "rank_fraction")
+    _check_unset(settings, searched)
 
 
 def _check_unset(settings: Settings, names: tuple[str, ...]) -> None:

@@ -101,8 +101,15 @@ def rounded(graph: CostGraph, groups: Sequence[Group], ranks: Sequence[float], k
         whole[k] += 1
         spent += sum(shapes[k])
     return [
-        Option(kind="in", rank=rank, right_rank=None, parameters=rank * (n + m), damage=math.nan)
-        for rank, (n, m) in zip(whole, shapes, strict=True)
+        Option(
+            kind="in",
+            rank=rank,
+            right_rank=None,
+            parameters=rank * (n + m),
+            damage=math.nan,
+            operations=rank * (graph.inputs_read(group) * n + m),
+        )
+        for rank, (n, m), group in zip(whole, shapes, groups, strict=True)
     ]
 
 

@@ -1,12 +1,16 @@
-"""What a class of layers can buy: every kind and rank as a point (parameters, damage), and the best one at a price.
+"""What a class of layers can buy: every kind and rank as a point (size, damage), and the best one at a price.
 
-The price of a class is the set function `f_λ(S) = min over kind, r of Σ_{ℓ∈S} φ(D_ℓ(r)) + λ·params_S(r)` (DESIGN §5),
-`φ(D) = D^p`. Only points on the lower convex hull can be the minimum at some `λ`, so the hull is all that is kept: the
-eigenproblems of a class are solved once and serve every `λ`.
+The price of a class is the set function `f_λ(S) = min over kind, r of Σ_{ℓ∈S} φ(D_ℓ(r)) + λ·size_S(r)` (DESIGN §5),
+`φ(D) = D^p`. The size is the parameters, or where FLOPs are a budget too `(1 − θ)·parameters + θ·operations`: two
+multipliers `λ(1 − θ)` and `λθ`. Operations are multiplications with their additions per position, half the FLOPs; a
+dense layer takes as many as it has parameters, and no class takes fewer. Only points on the lower convex hull can be
+the minimum at some `λ`, so the hull is all that is kept: the eigenproblems of a class are solved once and serve every
+`λ`.
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -22,24 +26,27 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Option:
-    """One way to hold a class: kind, rank(s), parameters and the aggregate `Σ_ℓ φ(D_ℓ)`."""
+    """One way to hold a class: kind, rank(s), parameters, operations and the aggregate `Σ_ℓ φ(D_ℓ)`."""
 
     kind: Kind
     rank: int | None
     right_rank: int | None
     parameters: int
     damage: float
+    operations: int
 
 
 @dataclass(frozen=True)
 class Options:
-    """Points of a class, parameters rising and damage strictly falling; `rank = 0` marks dense."""
+    """Points of a class, sizes rising and damage strictly falling; `rank = 0` marks dense, `weight` is `θ`."""
 
     parameters: Integers
     damage: Floats
     kind: NDArray[np.str_]
     rank: Integers
     right_rank: Integers
+    operations: Integers
+    weight: float = 0.0
 
     def __len__(self) -> int:
         return len(self.parameters)
@@ -52,21 +59,33 @@ class Options:
             right_rank=int(self.right_rank[index]) if kind == "both" else None,
             parameters=int(self.parameters[index]),
             damage=float(self.damage[index]),
+            operations=int(self.operations[index]),
         )
 
+    @cached_property
+    def size(self) -> Floats:
+        """What a price is paid for: `(1 − θ)·parameters + θ·operations`."""
+        return (1 - self.weight) * self.parameters + self.weight * self.operations
+
     def at(self, price: float) -> int:
-        """Index of the cheapest point at `λ = price`; of equals the one with the fewest parameters."""
-        return int(np.argmin(self.damage + price * self.parameters))
+        """Index of the cheapest point at `λ = price`; of equals the smallest."""
+        return int(np.argmin(self.damage + price * self.size))
 
     def take(self, index: Integers) -> "Options":
         return Options(
-            self.parameters[index], self.damage[index], self.kind[index], self.rank[index], self.right_rank[index]
+            self.parameters[index],
+            self.damage[index],
+            self.kind[index],
+            self.rank[index],
+            self.right_rank[index],
+            self.operations[index],
+            self.weight,
         )
 
     def hull(self) -> "Options":
         """The points that are cheapest at some price: the lower convex hull."""
         kept: list[int] = []
-        x, y = self.parameters, self.damage
+        x, y = self.size, self.damage
         for i in range(len(self)):
             while len(kept) > 1:
                 a, b = kept[-2], kept[-1]
@@ -85,56 +104,72 @@ def can_share(layers: Sequence[Layer], kind: FactoredKind) -> bool:
 
 
 def options(
-    layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[FactoredKind], powers: Sequence[float]
-) -> list[Options]:
-    """All Pareto-optimal ways to hold the class `layers` (a single one may also stay dense), for every power `p`.
+    layers: Sequence[Layer],
+    members: Sequence[Metric],
+    kinds: Sequence[FactoredKind],
+    powers: Sequence[float],
+    weights: Sequence[float] = (0.0,),
+    inputs: int | None = None,
+) -> dict[tuple[float, float], Options]:
+    """All Pareto-optimal ways to hold the class `layers` (a single one may also stay dense), for every `(p, θ)`.
 
     A layer alone does the same damage with an `in` as with an `out` basis, and `both` is never better. Ranks run from 1
     to below the width of the basis, as long as the class takes no more parameters than its layers do dense. Empty
-    where the layers share no side. Bases are computed once for all powers.
+    where the layers share no side. Bases are computed once for all. `inputs` is the number of different tensors
+    that the layers read (by default each its own): a basis is evaluated once for each.
     """
-    points = _alone(layers[0], members[0], kinds) if len(layers) == 1 else _shared(layers, members, kinds, powers)
+    inputs = len(layers) if inputs is None else inputs
+    points = (
+        _alone(layers[0], members[0], kinds) if len(layers) == 1 else _shared(layers, members, kinds, powers, inputs)
+    )
     if len(layers) == 1:
         points = [(damage ** np.array(powers)[:, None], *rest) for damage, *rest in points]
-    return [_pareto([(damage[index], *rest) for damage, *rest in points]) for index in range(len(powers))]
+    return {
+        (power, weight): _pareto([(damage[index], *rest) for damage, *rest in points], weight)
+        for index, power in enumerate(powers)
+        for weight in weights
+    }
 
 
-def _pareto(points: Sequence["Points"]) -> Options:
-    """The points that no other one beats in both parameters and damage."""
+def _pareto(points: Sequence["Points"], weight: float) -> Options:
+    """The points that no other one beats in both size and damage."""
+    whole = np.zeros(0, dtype=np.int64)
     if not points:
-        return Options(
-            *(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros(0, dtype="U5")), *[np.zeros(0, np.int64)] * 2
-        )
-    damage = np.concatenate([p[0] for p in points])
-    parameters = np.concatenate([p[1] for p in points])
-    kind = np.concatenate([np.full(len(p[0]), p[2], dtype="U5") for p in points])
-    rank = np.concatenate([p[3] for p in points])
-    right_rank = np.concatenate([p[4] for p in points])
-    order = np.lexsort((damage, parameters))
+        return Options(whole, np.zeros(0), np.zeros(0, dtype="U5"), whole, whole, whole, weight)
+    damage, parameters, operations, rank, right_rank = (
+        np.concatenate([np.asarray(p[column]) for p in points]) for column in (0, 1, 2, 4, 5)
+    )
+    kind = np.concatenate([np.full(len(p[0]), p[3], dtype="U5") for p in points])
+    everything = Options(parameters, damage, kind, rank, right_rank, operations, weight)
+    order = np.lexsort((damage, everything.size))
     best_before = np.minimum.accumulate(np.concatenate([[np.inf], damage[order][:-1]]))
-    pareto = order[damage[order] < best_before]
-    return Options(parameters, damage, kind, rank, right_rank).take(pareto)
+    return everything.take(order[damage[order] < best_before])
 
 
-Points = tuple[Floats, Integers, Kind, Integers, Integers]
-"""Damage (a row for every power where there are several), parameters, kind, rank, right rank."""
+Points = tuple[Floats, Integers, Integers, Kind, Integers, Integers]
+"""Damage (a row for every power where there are several), parameters, operations, kind, rank, right rank."""
 
 
 def _alone(layer: Layer, member: Metric, kinds: Sequence[FactoredKind]) -> list[Points]:
     one = np.ones(1, dtype=np.int64)
-    points: list[Points] = [(np.zeros(1), one * layer.parameters, "dense", one * 0, one * 0)]
+    whole = one * layer.parameters
+    points: list[Points] = [(np.zeros(1), whole, whole, "dense", one * 0, one * 0)]
     sides = [kind for kind in kinds if kind != "both"]
     if sides:
         per_rank = layer.m + layer.n
         most = min(min(layer.m, layer.n) - 1, layer.parameters // per_rank)
         damage = damage_alone(member).numpy()[1 : most + 1]
         rank = np.arange(1, len(damage) + 1, dtype=np.int64)
-        points.append((damage, rank * per_rank, sides[0], rank, np.zeros_like(rank)))
+        points.append((damage, rank * per_rank, rank * per_rank, sides[0], rank, np.zeros_like(rank)))
     return points
 
 
 def _shared(
-    layers: Sequence[Layer], members: Sequence[Metric], kinds: Sequence[FactoredKind], powers: Sequence[float]
+    layers: Sequence[Layer],
+    members: Sequence[Metric],
+    kinds: Sequence[FactoredKind],
+    powers: Sequence[float],
+    inputs: int,
 ) -> list[Points]:
     """Points of two and more layers; the frames of `in` and `out` serve `both` as well."""
     first, dense = layers[0], sum(layer.parameters for layer in layers)
@@ -142,20 +177,23 @@ def _shared(
     found: dict[Side, list[torch.Tensor]] = {}
     for side in _sides(layers, kinds):
         width = first.n if side == "in" else first.m
-        per_rank = width + sum(layer.m if side == "in" else layer.n for layer in layers)
-        found[side] = frames(members, side, min(width - 1, dense // per_rank))
+        own = sum(layer.m if side == "in" else layer.n for layer in layers)
+        found[side] = frames(members, side, min(width - 1, dense // (width + own)))
         if side in kinds:
             curves = [damage_in_frame(member, frame, side) for member, frame in zip(members, found[side], strict=True)]
             total = _totals(curves, powers)[:, 1:]
             rank = np.arange(1, total.shape[1] + 1, dtype=np.int64)
-            points.append((total, rank * per_rank, side, rank, np.zeros_like(rank)))
+            evaluated = inputs if side == "in" else len(layers)
+            operations = rank * (evaluated * width + own)
+            points.append((total, rank * (width + own), operations, side, rank, np.zeros_like(rank)))
     if "both" in kinds and len(found) == 2:
         pairs = zip(members, found["out"], found["in"], strict=True)
         total = _totals((damage_in_frames(member, left, right) for member, left, right in pairs), powers)[:, 1:, 1:]
         r, s = np.meshgrid(np.arange(1, total.shape[1] + 1), np.arange(1, total.shape[2] + 1), indexing="ij")
         parameters = first.m * r + first.n * s + len(members) * r * s
         worth = parameters <= dense
-        points.append((total[:, worth], parameters[worth], "both", r[worth], s[worth]))
+        operations = len(members) * (first.m * r + r * s) + inputs * first.n * s
+        points.append((total[:, worth], parameters[worth], operations[worth], "both", r[worth], s[worth]))
     return points
 
 

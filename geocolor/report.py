@@ -20,6 +20,7 @@ def plan_report(plan: Plan) -> Report:
     return {
         "kept": plan.kept,
         "keep": plan.keep,
+        "max_flops": plan.max_flops,
         "parameters_dense": plan.parameters_dense,
         "parameters": plan.parameters,
         "flops_per_position_dense": plan_flops_dense(plan),

@@ -62,10 +62,19 @@ def verified(
     batches = few(calibration, loss, model, 512, 16384)
     candidates = list(plans)
     for each in plans:
-        if each.keep is not None and any(len(cls.layers) > 1 for cls in each.classes):
+        if (each.keep or each.max_flops) is not None and any(len(cls.layers) > 1 for cls in each.classes):
             with suppress(UnreachableError):  # only sharing may meet a budget of few bases
                 priced = graph.under(each.aggregate)
-                candidates.append(plan(priced, each.keep, each.bases, solver="private", beta=each.trust_region))
+                candidates.append(
+                    plan(
+                        priced,
+                        each.keep,
+                        each.bases,
+                        max_flops=each.max_flops,
+                        solver="private",
+                        beta=each.trust_region,
+                    )
+                )
     damage: dict[str, float] = {}
 
     def measured(plan: Plan) -> float:

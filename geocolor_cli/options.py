@@ -46,6 +46,8 @@ class Budget:
     """Fraction of the parameters in scope that may remain, above 0 and at most 1."""
     bases: OptionalInt = None
     """The most colors that may own a basis. Alone, without --keep: each layer takes one of K layers' bases."""
+    max_flops: OptionalFloat = None
+    """Fraction of the FLOPs per position in scope that may remain, above 0 and at most 1; with --keep or alone."""
     preset: str = "geocolor"
     """A published method in place of the search: svd, fwsvd, asvd, svd-llm, svd-llm-update, basis-sharing (and -3, -4,
     -all), d-rank, two-sided or geo-sharing. Needs --keep (geo-sharing: or --bases)."""
@@ -100,6 +102,7 @@ def settings(budget: Budget, source: Source) -> Settings:
     return Settings(
         keep=budget.keep,
         bases=budget.bases,
+        max_flops=budget.max_flops,
         preset=budget.preset,
         solver=budget.solver,
         kinds=budget.kinds,

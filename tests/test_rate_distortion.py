@@ -24,6 +24,7 @@ def test_the_hull_holds_the_cheapest_point_at_every_price(points: list[tuple[int
         np.full(len(best), "in", dtype="U5"),
         zeros + 1,
         zeros,
+        zeros,
     )
     hull = options.hull()
     chosen = hull[hull.at(price)]
