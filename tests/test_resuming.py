@@ -43,23 +43,62 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def killed(place: Path, out: str, moments: list[str], *arguments: str) -> str:
-    """What the command says when it is killed at each of the moments in turn, and at last may end."""
+LEDGER = "ledger.jsonl"
+STAGES = [
+    "run.json",
+    "measured-0-of-1.safetensors",
+    f"{LEDGER}:probe/1/0/3",
+    f"{LEDGER}:probe/1/2/1",
+    f"{LEDGER}:scale/1",
+    "pairs-0.001-0.safetensors",
+    f"{LEDGER}:plan/0.001/2",
+    f"{LEDGER}:verdict",
+    "factors-0.safetensors",
+    "update-2.safetensors",
+    f"{LEDGER}:update/before",
+    "refinement.safetensors",
+    "written",
+]
+
+
+def at_random(count: int, longest: float) -> list[str]:
+    draw = random.Random(0)
+    return [f"{draw.uniform(0, longest):.3f}" for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def said(place: Path) -> dict[str, str]:
+    """What all the runs below said, killed and gone on with in one process, by their output folder."""
+    compress = ["compress", "llama", *SOURCE, *SEARCH, "--refine", "8"]
+    plan = ["plan", "llama", *SOURCE, *SEARCH]
+    apply = ["apply", "llama", "planned-whole/plan.json"]
+    refine = ["refine", "applied-whole", "llama", *SOURCE, "--steps", "12", "--checkpoint-every", "2"]
+    runs: list[tuple[str, list[str], list[str]]] = [
+        ("compressed-whole", compress, []),
+        ("compressed-killed", compress, STAGES),
+        ("compressed-random", compress, at_random(8, 2)),
+        ("planned-whole", plan, []),
+        ("planned-killed", plan, [*STAGES[4:7], "written"]),
+        ("applied-whole", apply, []),
+        ("applied-killed", apply, ["run.json", "factors-1.safetensors", "factors-4.safetensors", "written"]),
+        ("refined-whole", refine, []),
+        ("refined-killed", refine, ["refinement.safetensors", *at_random(2, 1), "written"]),
+    ]
+    documents = [dict(zip(("out", "arguments", "moments"), each, strict=True)) for each in runs]
+    (place / "runs.json").write_text(json.dumps(documents))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     environment["PYTHONPATH"] = str(Path(__file__).parent.parent)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.killed", out, *moments, "--", *arguments, "-o", out],
+        [sys.executable, "-m", "tests.killed", "runs.json"],
         cwd=place,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout
-    assert not (place / f"{out}.partial").exists()
-    assert not list(place.glob(f".{out}.*"))
-    return done.stdout
+    return {part.partition("\n")[0]: part for part in done.stdout.split("=== ")[1:]}
 
 
 def same_files(one: Path, other: Path) -> None:
@@ -84,30 +123,27 @@ def untimed(value: Any, folder: Path) -> Any:
     return value.replace(folder.name, "out") if isinstance(value, str) else value
 
 
-LEDGER = "ledger.jsonl"
-STAGES = [
-    "run.json",
-    "measured-0-of-1.safetensors",
-    f"{LEDGER}:probe/1/0/3",
-    f"{LEDGER}:probe/1/2/1",
-    f"{LEDGER}:scale/1",
-    f"{LEDGER}:plan/0.001/1",
-    f"{LEDGER}:verdict",
-    "factors-0.safetensors",
-    "update-2.safetensors",
-    f"{LEDGER}:update/before",
-    "refinement.safetensors",
-    "written",
-]
+@pytest.mark.parametrize(
+    ("whole", "killed"),
+    [
+        ("compressed-whole", "compressed-killed"),
+        ("compressed-whole", "compressed-random"),
+        ("planned-whole", "planned-killed"),
+        ("applied-whole", "applied-killed"),
+        ("refined-whole", "refined-killed"),
+    ],
+)
+def test_a_killed_command_typed_again_ends_with_the_same_files(
+    place: Path, said: dict[str, str], whole: str, killed: str
+) -> None:
+    same_files(place / whole, place / killed)
+    assert said[killed].count(": killed") >= 1
+    assert not (place / f"{killed}.partial").exists()
+    assert not list(place.glob(f".{killed}.*"))
 
 
-def test_compress_killed_at_every_stage(place: Path) -> None:
-    command = ["compress", "llama", *SOURCE, *SEARCH, "--refine", "8"]
-    killed(place, "whole", [], *command)
-    said = killed(place, "stages", STAGES, *command)
-    same_files(place / "whole", place / "stages")
-    assert "going on with the unfinished run in stages.partial" in said
-    assert "going on: measured" in said
-    draw = random.Random(0)
-    killed(place, "delays", [f"{draw.uniform(0.1, 2.5):.3f}" for _ in range(6)], *command)
-    same_files(place / "whole", place / "delays")
+def test_every_stage_was_killed_and_what_is_gone_on_with_is_said(said: dict[str, str]) -> None:
+    assert said["compressed-killed"].count(": killed") == len(STAGES)
+    assert "going on: measured" in said["compressed-killed"]
+    assert "going on with the unfinished run in compressed-killed.partial" in said["compressed-killed"]
+    assert "going on" not in said["compressed-whole"]
