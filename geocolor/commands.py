@@ -28,6 +28,7 @@ from geocolor.figures import draw_plan, draw_race
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal, kept, refuse_output
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
+from geocolor.opening import opened
 from geocolor.pipeline import Clock, Settings, compress_into, delivered, estimate_of, prepare, priced, write_model
 from geocolor.plans import Plan, read_plan, write_plan
 from geocolor.preflight import (
@@ -52,6 +53,7 @@ from geocolor.report import (
 )
 from geocolor.storage import PLAN_FILE, load
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
+from geocolor.unpacking import unpack_as_planned
 from solvers import find_solver, solve, solver_names
 
 __all__ = ["carry_out", "compare", "compress", "demo", "evaluation", "make_plan", "refined", "show", "write_report"]
@@ -82,7 +84,7 @@ def compress(
 ) -> Report:
     check_settings(settings)
     refuse_output(out, overwrite)
-    model, tokenizer = _model(source)
+    model, tokenizer = _opened(console, source, settings)
     calibration, test = _both(data_source, test_source, model, tokenizer, sequence, batch_size)
     calibration = _first(calibration, samples)
     told = asdict(settings) | {"refinement": refinement and asdict(refinement), "test data": digest_of(test)}
@@ -129,7 +131,7 @@ def make_plan(
     check_file(graph_path, (".graphml", ".json"))
     if graph_path is not None and settings.preset == GEO_SHARING:
         raise ValueError(f"--graph has nothing to write: --preset {GEO_SHARING} prices no pairs of layers")
-    model, tokenizer = _model(source)
+    model, tokenizer = _opened(console, source, settings)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
 
@@ -175,6 +177,7 @@ def carry_out(
     read = load_axes if plan.curvature.get("estimate") == "lanczos" else load_curvature
     curvature: Curvature | LanczosCurvature = read(curvature_path or beside)
     model, tokenizer = _model(source)
+    unpack_as_planned(model, plan.layers)
     clock = Clock()
     with (curvature_path or beside).open("rb") as file:
         basis = {"model": digest_of_model(model), "curvature": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -415,6 +418,15 @@ def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data
     with waiting(f"loading {source}"):
         model, tokenizer = data.load_model(source)
     check_weights(model)
+    return model, tokenizer
+
+
+def _opened(console: Console, source: str, settings: Settings) -> tuple[nn.Module, data.Tokenizer | None]:
+    """The model that `source` names, its packed modules opened where that brings layers into scope."""
+    model, tokenizer = _model(source)
+    model, said = opened(model, settings.include, settings.exclude)
+    if said is not None:
+        console.print(said, highlight=False)
     return model, tokenizer
 
 
