@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import nn
 
 import geocolor
-from geocolor import data
+from geocolor import data, latency
 from geocolor.atomic import check_place, replace_directory
 from geocolor.backend import plan_of
 from geocolor.budget import allocate
@@ -52,6 +52,7 @@ from geocolor.report import (
     write_report,
 )
 from geocolor.storage import PLAN_FILE, load
+from geocolor.summary import plural
 from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
 from geocolor.unpacking import unpack_as_planned
 from solvers import find_solver, solve, solver_names
@@ -105,10 +106,12 @@ def compress(
         )
         if Path(source).is_dir():
             report["bytes_on_disk_dense"] = weight_bytes(Path(source)) or None
-            write_report(report, out / "report.json")
+        report |= _predicted(model, read_plan(out / "plan.json"), sequence * batch_size)
+        write_report(report, out / "report.json")
     if refinement is not None:
         _print_refinement(console, report, refinement)
     console.print(comparison_table(report))
+    _print_speed(console, report)
     _print_seconds(console, report["seconds"])
     _print_places(console, report)
     return report
@@ -154,12 +157,18 @@ def make_plan(
         if graph_path is not None and prepared.graph is not None:
             prepared.graph.write(graph_path, prepared.plan.price)
     _print_plan(console, prepared.plan)
+    expected = _predicted(model, prepared.plan, sequence * batch_size)
+    _print_speed(console, plan_report(prepared.plan) | expected)
     _print_seconds(console, clock.seconds)
-    report = plan_report(prepared.plan) | {
-        "seconds": clock.seconds,
-        "plan": str(out / "plan.json"),
-        "figure": str(out / "plan.png"),
-    }
+    report = (
+        plan_report(prepared.plan)
+        | expected
+        | {
+            "seconds": clock.seconds,
+            "plan": str(out / "plan.json"),
+            "figure": str(out / "plan.png"),
+        }
+    )
     _print_places(console, report)
     return report
 
@@ -430,6 +439,12 @@ def _opened(console: Console, source: str, settings: Settings) -> tuple[nn.Modul
     return model, tokenizer
 
 
+def _predicted(model: nn.Module, plan: Plan, positions: int) -> Report:
+    """Predicted times of the layers in scope on the machine that the model is on, by a short probe of it."""
+    held = next(model.parameters())
+    return latency.predicted(plan, latency.probe(held.device, held.dtype), positions)
+
+
 def _stored_dtype(source: str) -> torch.dtype | None:
     """The dtype of the weights on disk, in which the smaller model is saved too; None where it cannot be known."""
     if (":" in source and not Path(source).exists()) or (Path(source) / PLAN_FILE).is_file():
@@ -505,6 +520,16 @@ def _print_refinement(console: Console, report: Report, settings: RefineSettings
         f"before, {report['divergence_after']:.4g} after step {report['best_step']} of {report['steps']}",
         highlight=False,
     )
+
+
+def _print_speed(console: Console, report: Report) -> None:
+    console.print(latency.sentence(report), highlight=False)
+    if slow := report["layers_slower_than_dense"]:
+        console.print(
+            f"{plural(slow, 'layer')} would be slower as factors than as matrices: run geocolor.merge_slow(model), "
+            "or limit FLOPs with --max-flops",
+            highlight=False,
+        )
 
 
 def _print_places(console: Console, report: Report) -> None:

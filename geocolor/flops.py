@@ -26,13 +26,15 @@ class _Form:
     right: int | None
     evaluation: Hashable
 
+    def products(self, evaluated: bool) -> list[tuple[int, int]]:
+        """Heights and widths of the matrices; `evaluated`: another layer has paid for the input basis."""
+        ranks = [rank for rank in (self.left, self.right) if rank is not None]
+        all_of_them = list(pairwise([self.m, *ranks, self.n]))
+        return all_of_them[:-1] if evaluated and self.right is not None else all_of_them
+
     def cost(self, evaluated: bool) -> int:
-        """FLOPs; `evaluated`: another layer has paid for the input basis."""
-        if self.left is None and self.right is None:
-            return 2 * self.m * self.n
-        widths = [self.m, *(rank for rank in (self.left, self.right) if rank is not None), self.n]
-        products = [a * b for a, b in pairwise(widths)]
-        return 2 * sum(products[:-1] if evaluated and self.right is not None else products)
+        """FLOPs."""
+        return 2 * sum(a * b for a, b in self.products(evaluated))
 
 
 def flops(model: nn.Module) -> dict[str, int]:
@@ -48,6 +50,21 @@ def plan_flops(plan: Plan) -> dict[str, int]:
 def plan_flops_dense(plan: Plan) -> int:
     """FLOPs per position of all layers in scope as they were."""
     return 2 * plan.parameters_dense
+
+
+def plan_products(plan: Plan) -> list[tuple[int, int]]:
+    """Heights and widths of all matrices that a position is multiplied with, a basis once for each input it reads."""
+    seen: set[Hashable] = set()
+    found: list[tuple[int, int]] = []
+    for form in _planned(plan).values():
+        found += form.products(form.evaluation in seen)
+        seen.add(form.evaluation)
+    return found
+
+
+def plan_products_dense(plan: Plan) -> list[tuple[int, int]]:
+    """Heights and widths of all matrices in scope as they were."""
+    return [(shape.m, shape.n) for shape in plan.layers.values()]
 
 
 def slow_layers(plan: Plan) -> list[str]:
