@@ -1,4 +1,4 @@
-"""The commands and their options: `geocolor demo | compress | plan | apply | refine | evaluate | compare | show`.
+"""The commands and their options.
 
 What a command does is in `geocolor.commands`, imported when it runs: that loads torch.
 """
@@ -383,6 +383,52 @@ class Compare:
 
 
 @dataclass(frozen=True)
+class Sweep:
+    """Compress over a grid of sizes, solvers and presets: a row of figures each, resumed where it was stopped."""
+
+    model: Model
+    """Local directory, hub name, or module:function that returns a model."""
+    data: Batches
+    """Calibration data: text, JSONL with a "text" in every line, or module:function that returns batches."""
+    out: Folder
+    """Folder of the rows, results.jsonl; one with rows is gone on with."""
+    keep: Annotated[tuple[float, ...], arg(metavar="KEEP …")] = (0.9, 0.8, 0.7, 0.6, 0.5)
+    """Fractions of the parameters in scope that may remain."""
+    solver: Annotated[tuple[str, ...], arg(metavar="NAME …")] = ("auto",)
+    """Solvers by name."""
+    preset: Annotated[tuple[str, ...], arg(metavar="NAME …")] = ("geocolor",)
+    """The search (geocolor) and published methods, which search nothing and have one cell for all solvers."""
+    test_data: OptionalBatches = None
+    """Data to measure damage on; a held-out tail of the calibration data when not given."""
+    time_limit: float = 60.0
+    """Seconds for the search of every cell."""
+    refine: int = 0
+    """Train bases and coefficients for so many steps."""
+    ray: OptionalText = None
+    """Run cells on all machines of a Ray cluster: its address, "auto" for the one that runs here, "local" for one
+    started here; needs geocolor[ray]. One after the other in this process when not given."""
+    source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    json: OptionalFile = None
+    """Also write there what is printed."""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        from geocolor.sweep_grid import absolute, grid, run_sweep
+
+        common = {
+            "model": absolute(self.model),
+            "data": absolute(self.data),
+            "test_data": absolute(self.test_data),
+            "sequence": self.source.sequence,
+            "batch_size": self.source.batch_size,
+            "samples": self.source.samples,
+            "refine": self.refine,
+        }
+        chosen = settings(Budget(keep=1.0, time_limit=self.time_limit), self.source)
+        cells = grid(common, chosen, self.keep, self.solver, self.preset)
+        return run_sweep(console, cells, self.out, self.ray)
+
+
+@dataclass(frozen=True)
 class Show:
     """Draw a plan: the coloring as a grid of block and matrix kind, ranks, and predicted damage by layer."""
 
@@ -407,5 +453,6 @@ Command = (
     | Annotated[Refine, tyro.conf.subcommand("refine")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Show, tyro.conf.subcommand("show")]
 )

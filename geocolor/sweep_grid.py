@@ -1,0 +1,118 @@
+"""Compression over a grid of sizes, solvers and presets: the cells of a sweep, and what each of them does."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from geocolor.pipeline import Settings
+from geocolor.preflight import check_settings
+from geocolor.presets import GEO_SHARING, SEARCHED
+from geocolor.quantities import duration, number, percent
+from geocolor.report import Report, finite
+from geocolor.sweep import Cell, Row, sweep
+
+
+def grid(
+    common: Mapping[str, Any],
+    settings: Settings,
+    keep: Sequence[float],
+    solvers: Sequence[str],
+    presets: Sequence[str],
+) -> list[Cell]:
+    """A cell for every combination; published methods search nothing, and have one cell whatever the solvers.
+
+    `common` is what all cells share beside the settings: model, data, batches. Raises `ValueError` for settings that no
+    model can meet, before anything runs.
+    """
+    cells: list[Cell] = []
+    for preset in presets:
+        for size in keep:
+            for solver in solvers if preset in (SEARCHED, GEO_SHARING) else ("auto",):
+                one = replace(settings, preset=preset, keep=size, solver=solver)
+                check_settings(one)
+                cells.append({**common, "settings": asdict(one)})
+    return cells
+
+
+def compress_cell(cell: Cell) -> Row:
+    """Compress, save, load again and compare as `geocolor compress` does; the figures stay, the model does not.
+
+    A sentence of refusal (a budget out of reach, say) is a row too.
+    """
+    from geocolor import commands  # where a machine of a cluster begins
+    from geocolor.refinement import RefineSettings
+
+    told: dict[str, Any] = cell["settings"]
+    settings = Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})  # type: ignore[arg-type]
+    asked: Row = {
+        "model": cell["model"],
+        "preset": settings.preset,
+        "keep": settings.keep,
+        "max_flops": settings.max_flops,
+        "solver_asked": settings.solver,
+        "seed": settings.seed,
+        "refine": cell["refine"],
+    }
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            report = commands.compress(
+                Console(quiet=True),
+                cell["model"],
+                cell["data"],
+                cell["test_data"],
+                Path(folder) / "model",
+                settings,
+                cell["sequence"],
+                cell["batch_size"],
+                cell["samples"],
+                False,
+                RefineSettings(steps=cell["refine"]) if cell["refine"] else None,
+            )
+    except ValueError as error:
+        return {**asked, "error": str(error)}
+    figures = {key: value for key, value in report.items() if key not in ("plan", "model", "figure")}
+    row: Row = finite({**figures, **asked})
+    return row
+
+
+def run_sweep(console: Console, cells: Sequence[Cell], out: Path, ray: str | None) -> Report:
+    rows = sweep(
+        cells, compress_cell, out, ray=ray, say=lambda line: console.print(line, highlight=False, markup=False)
+    )
+    console.print(sweep_table(rows))
+    console.print(f"  {out / 'results.jsonl'}", highlight=False, soft_wrap=True)
+    return {"cells": len(rows), "rows": rows, "results": str(out / "results.jsonl")}
+
+
+def sweep_table(rows: Sequence[Row]) -> Table:
+    """One line for every row."""
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for heading in ("preset", "solver", "keep", "kept", "FLOPs", "predicted", "divergence", "damage", "time"):
+        table.add_column(heading, justify="left" if heading in ("preset", "solver") else "right", no_wrap=True)
+    for row in rows:
+        start = (row["preset"], row["solver_asked"], number(row["keep"]))
+        if "error" in row:
+            table.add_row(*start, "–", "–", "–", "–", "–", "–")
+            continue
+        flops = row["flops_per_position"] / row["flops_per_position_dense"]
+        table.add_row(
+            *start,
+            percent(row["kept"]),
+            percent(flops),
+            number(row["damage_predicted"]),
+            number(row["divergence"]),
+            number(row["damage_measured"]),
+            duration(sum(row["seconds"].values())),
+        )
+    return table
+
+
+def absolute(source: str | None) -> str | None:
+    """A file or folder by its whole path, so that it is found from any folder; other names as they are."""
+    return str(Path(source).resolve()) if source is not None and Path(source).exists() else source
