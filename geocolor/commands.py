@@ -2,9 +2,10 @@
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +26,9 @@ from geocolor.demo import run as run_demo
 from geocolor.digests import digest_of, digest_of_model
 from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
+from geocolor.forecast import Forecast, forecast, forecast_refinement
 from geocolor.graph import CostGraph
-from geocolor.journal import Journal, kept, refuse_output
+from geocolor.journal import Journal, journal_folder, kept, refuse_output
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
 from geocolor.opening import opened
 from geocolor.pipeline import Clock, Settings, compress_into, delivered, estimate_of, prepare, priced, write_model
@@ -41,7 +43,7 @@ from geocolor.preflight import (
 )
 from geocolor.presets import GEO_SHARING
 from geocolor.progress import countdown, waiting
-from geocolor.quantities import duration
+from geocolor.quantities import duration, size
 from geocolor.refinement import RefineSettings, refine
 from geocolor.report import (
     Report,
@@ -53,7 +55,7 @@ from geocolor.report import (
 )
 from geocolor.storage import PLAN_FILE, load
 from geocolor.summary import plural
-from geocolor.tables import comparison_table, plan_grid, plan_table, race_table
+from geocolor.tables import comparison_table, forecast_table, plan_grid, plan_table, race_table
 from geocolor.unpacking import unpack_as_planned
 from solvers import find_solver, solve, solver_names
 
@@ -82,12 +84,18 @@ def compress(
     samples: int | None,
     overwrite: bool,
     refinement: RefineSettings | None = None,
+    dry_run: bool = False,
 ) -> Report:
     check_settings(settings)
     refuse_output(out, overwrite)
     model, tokenizer = _opened(console, source, settings)
     calibration, test = _both(data_source, test_source, model, tokenizer, sequence, batch_size)
     calibration = _first(calibration, samples)
+    expecting = partial(forecast, model, calibration, settings, test=test, refinement=refinement)
+    if dry_run:
+        return _expected(console, expecting())
+    if settings.preset != GEO_SHARING:
+        _announce(out, expecting)
     told = asdict(settings) | {"refinement": refinement and asdict(refinement), "test data": digest_of(test)}
     with _kept(out, _measured(model, calibration, settings), told, overwrite) as journal:
         report, _ = compress_into(
@@ -128,6 +136,7 @@ def make_plan(
     samples: int | None,
     graph_path: Path | None,
     overwrite: bool,
+    dry_run: bool = False,
 ) -> Report:
     check_settings(settings)
     refuse_output(out, overwrite)
@@ -136,6 +145,11 @@ def make_plan(
         raise ValueError(f"--graph has nothing to write: --preset {GEO_SHARING} prices no pairs of layers")
     model, tokenizer = _opened(console, source, settings)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
+    expecting = partial(forecast, model, calibration, settings)
+    if dry_run:
+        return _expected(console, expecting())
+    if settings.preset != GEO_SHARING:
+        _announce(out, expecting)
     clock = Clock()
 
     def write(folder: Path) -> None:
@@ -216,6 +230,7 @@ def refined(
     batch_size: int,
     samples: int | None,
     overwrite: bool,
+    dry_run: bool = False,
 ) -> Report:
     refuse_output(out, overwrite)
     dense, tokenizer = _model(dense_source)
@@ -225,6 +240,10 @@ def refined(
         raise ValueError(f"{source} is not a compressed model: make one with `geocolor compress` or `geocolor apply`")
     calibration, test = _both(data_source, test_source, dense, tokenizer, sequence, batch_size)
     calibration, clock = _first(calibration, samples), Clock()
+    expecting = partial(forecast_refinement, model, dense, calibration, settings, test)
+    if dry_run:
+        return _expected(console, expecting())
+    _announce(out, expecting)
     basis = {"model": digest_of_model(dense), "data": digest_of(calibration)}
     told = asdict(settings) | {"compressed model": digest_of_model(model), "test data": digest_of(test)}
     with _kept(out, basis, told, overwrite) as journal:
@@ -386,6 +405,26 @@ def show(console: Console, plan_path: Path, out: Path | None) -> Report:
     report = plan_report(plan) | {"seconds": {"plan": plan.seconds}, "figure": str(target)}
     _print_places(console, report)
     return report
+
+
+def _expected(console: Console, expected: Forecast) -> Report:
+    """What `--dry-run` prints."""
+    console.print(forecast_table(expected))
+    return expected.report()
+
+
+def _announce(out: Path, expecting: Callable[[], Forecast]) -> None:
+    """Say on standard error what is expected, unless an unfinished run is gone on with: part of it is done."""
+    if journal_folder(out).exists():
+        return
+    expected = expecting()
+    within = f" ({duration(expected.search)} of them for the search at most)" if expected.search else ""
+    Console(stderr=True).print(
+        f"expected: {duration(expected.total)}{within}, {size(expected.memory)} of memory at the peak, "
+        f"{size(expected.disk)} of disk at most",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @contextmanager

@@ -8,7 +8,10 @@ cut off.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -18,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from torch import Tensor
@@ -47,7 +50,7 @@ class Journal:
         self.folder = folder
         self.say = say
         self._known: dict[str, Any] = {}
-        self._ledger: IO[str] | None = None
+        self._ledger: io.FileIO | None = None
         if folder is not None:
             self._known, self._ledger = _open_ledger(folder / LEDGER_FILE)
 
@@ -57,9 +60,10 @@ class Journal:
             return make()
         if key not in self._known:
             text = json.dumps({"key": key, "value": make()})
+            line = f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
             with self._told():
-                self._ledger.write(f"{zlib.crc32(text.encode()):08x} {text}\n")
-                self._ledger.flush()
+                if self._ledger.write(line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # half a line, cut off by the next run
             self._known[key] = json.loads(text)["value"]
         found: T = self._known[key]
         return found
@@ -247,7 +251,7 @@ def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     return ""
 
 
-def _open_ledger(path: Path) -> tuple[dict[str, Any], IO[str]]:
+def _open_ledger(path: Path) -> tuple[dict[str, Any], io.FileIO]:
     """Values by key, and the file to append to. Half a line at the end is cut off.
 
     Raises `ValueError` for a damaged line that is not the last.
@@ -264,7 +268,7 @@ def _open_ledger(path: Path) -> tuple[dict[str, Any], IO[str]]:
             entry = parse_json(text, f"{path}, line {number}", f"Remove {path.parent} to begin anew")
             known[entry["key"]] = entry["value"]
             whole += len(line)
-    ledger = path.open("a", encoding="utf-8")
+    ledger = io.FileIO(path, "a")
     ledger.truncate(whole)
     return known, ledger
 

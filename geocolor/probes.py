@@ -141,11 +141,10 @@ def few(
     batches: Sequence[Batch], loss: Loss, model: nn.Module, most_samples: int = 64, most_units: int = 2048
 ) -> list[Batch]:
     """Batches spread evenly over the data, until they hold enough samples or units of the loss."""
-    spread = sorted(range(len(batches)), key=lambda index: index * 0.618033988749895 % 1)  # the golden ratio's rotation
     chosen: list[Batch] = []
     samples = units = 0
     with evaluating(model):
-        for batch in (batches[index] for index in spread):
+        for batch in (batches[index] for index in spread(len(batches))):
             if chosen and (samples >= most_samples or units >= most_units):
                 break
             batch = move(batch, device_of(model))
@@ -153,6 +152,11 @@ def few(
             samples += samples_in(batch)
             chosen.append(batch)
     return chosen
+
+
+def spread(count: int) -> list[int]:
+    """`0 … count − 1` in an order whose every beginning is spread evenly: the golden ratio's rotation."""
+    return sorted(range(count), key=lambda index: index * 0.618033988749895 % 1)
 
 
 def divergences(

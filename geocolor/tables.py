@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from geocolor.coloring_grid import Cell, ColoringGrid, coloring_grid, ink_on
+from geocolor.forecast import Forecast
 from geocolor.plans import Plan, PlannedClass
 from geocolor.quantities import MISSING, change, count, duration, number, percent, size
 from geocolor.races import entries
@@ -54,6 +55,21 @@ def plan_table(plan: Plan) -> Table:
             table.add_row(Text(f" {name} ", style=cell_style), "", layers, *_sums(plan, classes))
     table.add_section()
     table.add_row("all", "", plural(len(plan.layers), "layer"), *_sums(plan, plan.classes), style="bold")
+    return table
+
+
+def forecast_table(expected: Forecast) -> Table:
+    """Time by step, memory and disk that a command is expected to take."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("expected", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    for step, seconds in expected.seconds.items():
+        table.add_row(step, duration(seconds))
+    table.add_section()
+    within = f", {duration(expected.search)} of them for the search at most" if expected.search else ""
+    table.add_row("time", f"{duration(expected.total)}{within}", style="bold")
+    table.add_row("memory, at the peak", size(expected.memory), style="bold")
+    table.add_row("disk, at most", size(expected.disk), style="bold")
     return table
 
 

@@ -156,6 +156,8 @@ class Compress:
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
     refine: int = 0
     """Train bases and coefficients for so many steps before saving; `geocolor refine` has all its settings."""
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected, after timing a batch and each shape of layer."""
     overwrite: Flag = False
     """Replace what the output folder holds."""
     json: OptionalFile = None
@@ -177,6 +179,7 @@ class Compress:
             self.source.samples,
             self.overwrite,
             RefineSettings(steps=self.refine) if self.refine else None,
+            self.dry_run,
         )
 
 
@@ -194,6 +197,8 @@ class MakePlan:
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
     graph: OptionalFile = None
     """Also write the cost graph there, as .graphml or .json."""
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected, after timing a batch and each shape of layer."""
     overwrite: Flag = False
     """Replace what the output folder holds."""
     json: OptionalFile = None
@@ -213,6 +218,7 @@ class MakePlan:
             self.source.samples,
             self.graph,
             self.overwrite,
+            self.dry_run,
         )
 
 
@@ -288,6 +294,8 @@ class Refine:
     """Sequences or sentences per batch."""
     samples: OptionalInt = None
     """Use at most this many sequences or sentences (all when not given)."""
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected, after timing a batch and each shape of layer."""
     overwrite: Flag = False
     """Replace what the output folder holds."""
     json: OptionalFile = None
@@ -309,6 +317,7 @@ class Refine:
             self.batch_size,
             self.samples,
             self.overwrite,
+            self.dry_run,
         )
 
 

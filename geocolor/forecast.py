@@ -1,0 +1,273 @@
+"""What a command will take, said before it starts: time by step, peak memory and disk.
+
+The pieces of the work are counted from shapes, and each kind of piece is timed once (`geocolor.pace`). What a search
+takes is not foreseen: it is counted with all of its time limit where the problem is too large to be settled at once.
+Measured against what happened: `python -m benchmarks.forecast`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from geocolor.layers import Layer, find_layers
+from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
+from geocolor.modes import evaluating
+from geocolor.pace import Pace, pace_of, positions_in
+from geocolor.parameters import parameter_bytes
+from geocolor.pipeline import AGGREGATES, UPDATED_BELOW, Settings
+from geocolor.presets import GEO_SHARING, SEARCHED
+from geocolor.probes import spread
+from geocolor.process_memory import peak_resident, resident
+from geocolor.rate_distortion import can_share
+from geocolor.refinement import RefineSettings, trainable
+from geocolor.report import Report
+from solvers.auto import EXACT_GROUP_ITEMS
+from solvers.subset_dp import linked_parts
+
+DOUBLE = 8
+
+#: Bytes of a point of a hull in memory and in a file.
+POINT, POINT_ON_DISK = 52, 33
+
+#: What drawing a plan and writing the files take, with loading what draws, and what a picture and small files need.
+PICTURE_SECONDS, PICTURE_MEMORY, SMALL_FILES = 2.0, 100_000_000, 1_000_000
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds by step; bytes that the whole process holds at its peak, and that lie on disk at most.
+
+    `search` is the part of the seconds that the solver may take at most and may not need.
+    """
+
+    seconds: Mapping[str, float]
+    search: float
+    memory: int
+    disk: int
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def report(self) -> Report:
+        return {
+            "seconds": dict(self.seconds),
+            "total_seconds": self.total,
+            "search_seconds_at_most": self.search,
+            "memory_bytes": self.memory,
+            "disk_bytes": self.disk,
+        }
+
+
+def forecast(
+    model: nn.Module,
+    calibration: Sequence[Batch],
+    settings: Settings,
+    *,
+    test: Sequence[Batch] | None = None,
+    loss: Loss | None = None,
+    refinement: RefineSettings | None = None,
+    timer: Callable[[], float] = time.perf_counter,
+) -> Forecast:
+    """Of `prepare` with these arguments; with `test` data, of `compress_into`.
+
+    Raises `ValueError` for the preset "geo-sharing": how many Hessian-vector products its axes take is not known.
+    """
+    if settings.preset == GEO_SHARING:
+        raise ValueError(f"what --preset {GEO_SHARING} takes cannot be foreseen: its axes are found by iteration")
+    loss = default_loss(model, calibration[0]) if loss is None else loss
+    layers = find_layers(model, settings.include, settings.exclude)
+    bounded = settings.keep or settings.max_flops
+    several = settings.aggregate is None and bounded is not None and settings.probes > 0
+    powers = AGGREGATES if several else (settings.aggregate or 1.0,)
+    pace = pace_of(model, layers, typical(calibration), settings, loss, powers, timer)
+    work = _Work(model, [layer for layer in layers if layer.name in pace.layers], calibration, settings, pace)
+    searched, probed = settings.preset == SEARCHED, settings.preset == SEARCHED and settings.probes > 0
+    seconds = {"measure": pace.measured * positions_in(calibration)}
+    if probed:
+        seconds["calibrate"] = work.calibrating()
+    seconds["price"] = work.whitening()
+    search = work.search() if searched else 0.0
+    seconds["plan"] = search + (pace.pairs if searched and settings.solver != "private" else work.spectra())
+    if probed:
+        seconds["verify"] = work.verifying(2 * len(powers))
+    if test is None:
+        seconds["save"] = PICTURE_SECONDS
+    else:
+        seconds["apply"] = work.applying()
+        if probed and bounded is not None and bounded <= UPDATED_BELOW and settings.trust_region is None:
+            seconds["update"] = work.updating()
+        if refinement is not None:
+            seconds["refine"] = work.refining(refinement)
+        seconds["save and load"] = PICTURE_SECONDS
+        seconds["evaluate"] = pace.forward * (3 * positions_in(test) + 12 * positions_in(test[:1]))
+    memory = work.memory(searched, probed, test, refinement is not None) + PICTURE_MEMORY
+    return Forecast(seconds, search, memory, work.disk(searched, test is not None, refinement is not None))
+
+
+def forecast_refinement(
+    model: nn.Module,
+    dense: nn.Module,
+    calibration: Sequence[Batch],
+    settings: RefineSettings,
+    test: Sequence[Batch],
+    *,
+    loss: Loss | None = None,
+    timer: Callable[[], float] = time.perf_counter,
+) -> Forecast:
+    """Of `refine` with these arguments, and of comparing the result with the dense model on `test` data."""
+    loss = default_loss(dense, calibration[0]) if loss is None else loss
+    batch = move(typical(calibration), device_of(dense))
+    trained = list(trainable(model, norms=settings.norms).values())
+    with evaluating(dense):
+        reference = loss.forward(dense, batch)
+        started = timer()
+        loss.forward(dense, batch)
+        forward = (timer() - started) / positions_in([batch])
+    with evaluating(model, gradients=True):
+        started = timer()
+        total, _ = loss.divergence(loss.forward(model, batch), reference, batch)
+        torch.autograd.grad(total, trained, allow_unused=True)
+        both = (timer() - started) / positions_in([batch])
+    size = sum(parameter.numel() for parameter in trained)
+    positions = positions_in(calibration)
+    judged = (settings.holdout or 1.0) * positions
+    looks = 1 + settings.steps / settings.evaluate_every
+    seconds = {
+        "refine": settings.steps * (forward + both) * positions / len(calibration) + 2 * looks * judged * forward,
+        "save and load": PICTURE_SECONDS,
+        "evaluate": forward * (3 * positions_in(test) + 12 * positions_in(test[:1])),
+    }
+    memory = max(peak_resident(), resident() + 16 * size + parameter_bytes(model))
+    return Forecast(seconds, 0.0, memory, 2 * 16 * size + parameter_bytes(model) + SMALL_FILES)
+
+
+def typical(batches: Sequence[Batch]) -> Batch:
+    """The batch whose size is nearest the mean."""
+    sizes = [positions_in([batch]) for batch in batches]
+    mean = sum(sizes) / len(sizes)
+    return batches[min(range(len(sizes)), key=lambda index: abs(sizes[index] - mean))]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How often each piece comes."""
+
+    model: nn.Module
+    layers: Sequence[Layer]
+    calibration: Sequence[Batch]
+    settings: Settings
+    pace: Pace
+
+    @property
+    def keep(self) -> float:
+        return self.settings.keep or self.settings.max_flops or 0.8
+
+    @property
+    def firsts(self) -> set[str]:
+        """The first layer of every group that reads one input."""
+        return set(self.pace.inputs.values())
+
+    def few(self, most_samples: int, most_units: int) -> int:
+        """Positions in the batches that `probes.few` takes."""
+        samples = positions = 0
+        for index in spread(len(self.calibration)):
+            if samples and (samples >= most_samples or positions * self.pace.units >= most_units):
+                break
+            samples += samples_in(self.calibration[index])
+            positions += positions_in([self.calibration[index]])
+        return positions
+
+    def total(self, *pieces: str) -> float:
+        """These pieces of all layers; inputs are shared."""
+        return sum(
+            float(getattr(pace, piece))
+            for name, pace in self.pace.layers.items()
+            for piece in pieces
+            if piece != "root_in" or name in self.firsts
+        )
+
+    def whitening(self) -> float:
+        return self.total("root_in", "root_out", "product")
+
+    def spectra(self) -> float:
+        return self.total("spectrum")
+
+    def calibrating(self) -> float:
+        rounds, few, more = self.settings.probes, self.few(64, 2048), self.few(512, 16384)
+        passes = few * (1 + rounds * (1 + len(self.layers))) + 3 * more
+        return (rounds + 1) * (self.whitening() + self.spectra() + self.total("fit")) + passes * self.pace.forward
+
+    def search(self) -> float:
+        """At most so long, and that long where no exact method is done sooner."""
+        limit, mean = self.settings.time_limit, self.pace.pairs / max(self.pace.pair_count, 1)
+        if self.settings.solver == "private" or not self.pace.pair_count:
+            return 0.0
+        if self.settings.solver != "auto":
+            return min(limit, self.pace.pairs)
+        kinds, size = self.settings.kinds, len(self.layers)
+        compatible = np.eye(size, dtype=bool)
+        for i in range(size):
+            for j in range(i):
+                pair = (self.layers[i], self.layers[j])
+                compatible[i, j] = compatible[j, i] = any(can_share(pair, kind) for kind in kinds)
+        linked = max(map(len, linked_parts(compatible)), default=0)
+        return limit if linked > EXACT_GROUP_ITEMS else min(limit, mean * 2.0**linked)
+
+    def applying(self) -> float:
+        return sum(pace.root_in + pace.root_out + pace.product + pace.fit for pace in self.pace.layers.values())
+
+    def verifying(self, candidates: int) -> float:
+        passes = (1 + 2 * candidates) * self.few(512, 16384)
+        return candidates * self.applying() + passes * self.pace.forward
+
+    def updating(self) -> float:
+        passes = (len(self.firsts) / 2 + 5) * self.few(512, 16384)
+        return self.applying() + passes * self.pace.forward
+
+    def refining(self, settings: RefineSettings) -> float:
+        """A step takes a forward pass of the dense model, one of the smaller one, and twice that back."""
+        mean = positions_in(self.calibration) / len(self.calibration)
+        judged = (settings.holdout or 1.0) * len(self.calibration) * mean
+        looks = 1 + settings.steps / settings.evaluate_every
+        return self.pace.forward * (4 * settings.steps * mean + 2 * looks * judged)
+
+    def kept(self) -> float:
+        """Parameters of the factors."""
+        return self.keep * sum(layer.parameters for layer in self.layers)
+
+    def factors(self) -> float:
+        """Bytes of A and G of all layers, float64."""
+        inputs = sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
+        return DOUBLE * (inputs + sum(layer.m**2 for layer in self.layers))
+
+    def memory(self, searched: bool, probed: bool, test: Sequence[Batch] | None, refined: bool) -> int:
+        curvature, hulls = self.factors(), self.pace.pair_count * self.pace.points * POINT
+        weights = DOUBLE * sum(2 * layer.parameters for layer in self.layers)  # W and W̃
+        remembered = DOUBLE * sum(2 * (layer.m**2 + layer.n**2 + layer.parameters) for layer in self.layers)
+        widest = max(max(layer.m, layer.n) for layer in self.layers)
+        priced = 2 * curvature + weights + 6 * DOUBLE * widest**2
+        if searched and self.pace.pair_count:
+            priced += remembered + hulls
+        copies = parameter_bytes(self.model) + DOUBLE * self.kept() if probed or test else 0.0
+        trained = 16 * self.kept() if refined else 0.0
+        measuring = self.pace.peak + curvature  # A and G beside the sums
+        largest = max(positions_in([batch]) for batch in [*self.calibration, *(test or ())])
+        passing = self.pace.activations * largest
+        return round(max(measuring, self.pace.resident + priced + copies + max(trained, passing)))
+
+    def disk(self, searched: bool, carried_out: bool, refined: bool) -> int:
+        curvature = self.factors()
+        found = curvature + (self.pace.pair_count * self.pace.points * POINT_ON_DISK if searched else 0.0)
+        if carried_out:
+            whole = parameter_bytes(self.model)
+            found += DOUBLE * self.kept() + whole * self.keep + (32 * self.kept() if refined else 0.0)
+        else:
+            found += curvature
+        return round(max(found, 2 * curvature) + SMALL_FILES)

@@ -1,0 +1,196 @@
+"""How fast this machine does what a run is made of: each piece timed once on the model and a batch of its own data."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from geocolor.bases import Metric, Roots, damage_alone, factorize, metric, square_root
+from geocolor.curvature import Curvature, accumulate, finish
+from geocolor.layers import Layer, weight_of
+from geocolor.losses import Batch, Loss, device_of, move
+from geocolor.modes import evaluating
+from geocolor.pipeline import Settings, estimate_of
+from geocolor.process_memory import peak_resident, resident
+from geocolor.rate_distortion import Options, can_share, options
+
+#: Wider matrices are timed in part, and scaled by the cube of the width.
+WIDEST = 1024
+
+#: Kinds of pairs that are timed, those that take longest first; the others are scaled from them.
+MOST_KINDS = 12
+
+Timer = Callable[[], float]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class LayerPace:
+    """Seconds for one layer: square roots of A and G, `W̃` from them, its spectrum, and its factors at the budget."""
+
+    root_in: float
+    root_out: float
+    product: float
+    spectrum: float
+    fit: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds by position of a batch (`forward`, `measured`) and for each layer by name; all `pairs` together.
+
+    `points` is how many a pair's hulls have on the average, over all powers; `units` of the loss there are in a
+    position. `inputs` are the groups of layers that read one tensor, as in `Curvature`. In bytes: `resident` what the
+    process holds between its steps, `peak` what it has held while a batch was measured, `activations` what a batch
+    took then by position.
+    """
+
+    forward: float
+    measured: float
+    layers: Mapping[str, LayerPace]
+    pairs: float
+    pair_count: int
+    points: float
+    units: float
+    inputs: Mapping[str, str]
+    resident: int
+    peak: int
+    activations: float
+
+
+def pace_of(
+    model: nn.Module,
+    layers: Sequence[Layer],
+    batch: Batch,
+    settings: Settings,
+    loss: Loss,
+    powers: Sequence[float],
+    timer: Timer = time.perf_counter,
+) -> Pace:
+    """Costs two forward passes, one measured batch, and each piece once for each shape of layer and kind of pair."""
+    batch = move(batch, device_of(model))
+    positions = positions_in([batch])
+    with evaluating(model):
+        outputs = loss.forward(model, batch)
+        units = loss.units(outputs, batch)
+        forward, _ = _timed(timer, lambda: loss.forward(model, batch))
+    del outputs
+    held = resident()
+    measured, sums = _timed(
+        timer,
+        lambda: accumulate(
+            model, [batch], loss, layers, estimate=estimate_of(settings), draws=settings.draws, seed=settings.seed
+        ),
+    )
+    peak = peak_resident()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the run itself will say it
+        curvature = finish(sums)
+    budget = settings.keep or settings.max_flops or 0.8
+    shapes: dict[tuple[int, int], LayerPace] = {}
+    for layer in curvature.layers:
+        if (layer.m, layer.n) not in shapes:
+            shapes[layer.m, layer.n] = _layer_pace(model, layer, curvature, budget, timer)
+    seconds, count, points = _pairs(model, curvature, settings, powers, timer)
+    return Pace(
+        forward=forward / positions,
+        measured=measured / positions,
+        layers={layer.name: shapes[layer.m, layer.n] for layer in curvature.layers},
+        pairs=seconds,
+        pair_count=count,
+        points=points,
+        units=units / positions,
+        inputs=curvature.inputs,
+        resident=held,
+        peak=peak,
+        activations=max(peak - held, 0) / positions,
+    )
+
+
+def positions_in(batches: Sequence[Batch]) -> int:
+    """Elements of the first tensor in every batch: what a pass over them takes is in proportion to it."""
+    return sum(_first_tensor(batch).numel() for batch in batches)
+
+
+def _first_tensor(batch: Batch) -> Tensor:
+    if isinstance(batch, Tensor):
+        return batch
+    return _first_tensor(next(iter(batch.values() if isinstance(batch, Mapping) else batch)))
+
+
+def _timed(timer: Timer, work: Callable[[], T]) -> tuple[float, T]:
+    started = timer()
+    result = work()
+    return timer() - started, result
+
+
+def _part(layer: Layer) -> tuple[int, int, float]:
+    """Rows and columns of a layer's matrix that are timed, and how many times as long the whole takes."""
+    scale = max(1.0, max(layer.m, layer.n) / WIDEST)
+    return max(2, round(layer.m / scale)), max(2, round(layer.n / scale)), scale**3
+
+
+def _member(model: nn.Module, layer: Layer, curvature: Curvature, roots: Roots) -> Metric:
+    m, n, _ = _part(layer)
+    A, G = curvature.A[layer.name], curvature.G[layer.name]
+    return metric(
+        weight_of(model, layer)[:m, :n], G if m == layer.m else G[:m, :m], A if n == layer.n else A[:n, :n], roots
+    )
+
+
+def _layer_pace(model: nn.Module, layer: Layer, curvature: Curvature, keep: float, timer: Timer) -> LayerPace:
+    m, n, times = _part(layer)
+    root_in, _ = _timed(timer, lambda: square_root(curvature.A[layer.name][:n, :n]))
+    root_out, _ = _timed(timer, lambda: square_root(curvature.G[layer.name][:m, :m]))
+    both, member = _timed(timer, lambda: _member(model, layer, curvature, Roots()))
+    spectrum, _ = _timed(timer, lambda: damage_alone(member))
+    rank = min(max(1, int(keep * m * n / (m + n))), min(m, n) - 1)
+    fit, _ = _timed(timer, lambda: factorize("in", {layer.name: member}, rank))
+    product = max(both - root_in - root_out, 0.0)
+    return LayerPace(*(times * each for each in (root_in, root_out, product, spectrum, fit)))
+
+
+def _pairs(
+    model: nn.Module, curvature: Curvature, settings: Settings, powers: Sequence[float], timer: Timer
+) -> tuple[float, int, float]:
+    """Seconds for pricing all pairs that could share a basis, their number, and the mean points of their hulls."""
+    found: dict[tuple[object, ...], list[tuple[Layer, Layer]]] = {}
+    for i, one in enumerate(curvature.layers):
+        for other in curvature.layers[:i]:
+            if any(can_share((one, other), kind) for kind in settings.kinds):
+                same = curvature.inputs[one.name] == curvature.inputs[other.name]
+                found.setdefault((*sorted([(one.m, one.n), (other.m, other.n)]), same), []).append((other, one))
+    kinds = sorted(found.values(), key=lambda pairs: len(pairs) * _size(pairs[0]), reverse=True)
+    roots, seconds, points, work = Roots(), 0.0, 0.0, 0.0
+    for pairs in kinds[:MOST_KINDS]:
+        shapes = [_part(layer) for layer in pairs[0]]
+        layers = [
+            Layer(layer.name, m, n, layer.form if times == 1 else "linear", layer.geometry if times == 1 else ())
+            for layer, (m, n, times) in zip(pairs[0], shapes, strict=True)
+        ]
+        members = [_member(model, layer, curvature, roots) for layer in pairs[0]]
+        price = partial(options, layers, members, settings.kinds, powers)
+        first, _ = _timed(timer, price)  # what layers remember is computed with the first pair that they are in
+        again, priced = _timed(timer, partial(_hulls, price))
+        times = max(shape[2] for shape in shapes)
+        seconds += times * (again * len(pairs) + max(first - again, 0.0))
+        points += len(pairs) * sum(map(len, priced)) * times ** (1 / 3)
+        work += len(pairs) * _size(pairs[0])
+    rest = sum(len(pairs) * _size(pairs[0]) for pairs in kinds[MOST_KINDS:])
+    count = sum(map(len, kinds))
+    timed = sum(map(len, kinds[:MOST_KINDS]))
+    return seconds * (1 + rest / work) if work else 0.0, count, points / timed if timed else 0.0
+
+
+def _hulls(price: Callable[[], Mapping[Any, Options]]) -> list[Options]:
+    return [each.hull() for each in price().values()]
+
+
+def _size(pair: tuple[Layer, Layer]) -> float:
+    return sum(layer.m * layer.n * min(layer.m, layer.n) for layer in pair)

@@ -1,0 +1,141 @@
+"""What a command is expected to take, against what it takes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from geocolor.backend import plan_of
+from geocolor.forecast import forecast, forecast_refinement, typical
+from geocolor.pace import positions_in
+from geocolor.pipeline import Clock, Settings, carried_out, prepare
+from geocolor.refinement import RefineSettings
+from geocolor.tables import forecast_table
+
+Batches = list[tuple[Tensor, Tensor]]
+
+PROGRAM = """
+import json, resource, sys, threading, time
+from pathlib import Path
+import torch
+from torch import nn
+from geocolor.forecast import forecast
+from geocolor.journal import kept
+from geocolor.pipeline import Settings, compress_into
+
+torch.manual_seed(0)
+model = nn.Sequential(*(part for _ in range(5) for part in (nn.Linear(320, 320), nn.Tanh())), nn.Linear(320, 4)).eval()
+batches = [(torch.randn(512, 320), torch.randint(4, (512,))) for _ in range(4)]
+settings = Settings(keep=0.8, solver="greedy", aggregate=1.0, probes=1)
+expected = forecast(model, batches, settings, test=batches)
+out, over = Path(sys.argv[1]), threading.Event()
+most = 0
+
+def watch():
+    global most
+    while not over.wait(0.01):
+        sizes = []
+        for file in out.parent.rglob("*"):
+            try:
+                sizes.append(file.stat().st_size if file.is_file() else 0)
+            except OSError:
+                pass
+        most = max(most, sum(sizes))
+
+thread = threading.Thread(target=watch)
+thread.start()
+with kept(out, {}, {}, say=print) as journal:
+    compress_into(out, model, batches, batches, settings, journal=journal)
+over.set()
+thread.join()
+memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"expected": expected.report(), "memory": memory, "disk": most}))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are counted in kilobytes on Linux")
+def test_memory_and_disk_are_foreseen_within_a_factor_of_one_and_a_half(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM, str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    for what in ("memory", "disk"):
+        assert 1 / 1.5 < found["expected"][f"{what}_bytes"] / found[what] < 1.5, found
+
+
+def test_every_step_of_a_run_is_foreseen(network: nn.Module, batches: Batches) -> None:
+    settings, refinement = Settings(keep=0.5, time_limit=7.0), RefineSettings(steps=10)
+    expected = forecast(network, batches, settings, test=batches, refinement=refinement)
+    steps = [
+        "measure",
+        "calibrate",
+        "price",
+        "plan",
+        "verify",
+        "apply",
+        "update",
+        "refine",
+        "save and load",
+        "evaluate",
+    ]
+    assert list(expected.seconds) == steps
+    assert all(seconds > 0 for seconds in expected.seconds.values())
+    assert expected.search <= 7.0
+    assert expected.total == pytest.approx(sum(expected.seconds.values()))
+    clock = Clock()
+    prepared = prepare(network, batches, settings, clock=clock)
+    smaller = carried_out(prepared, network, batches, clock=clock)
+    assert set(clock.seconds) <= set(steps)
+    assert plan_of(smaller) is not None
+    again = forecast_refinement(smaller, network, batches, refinement, batches)
+    assert list(again.seconds) == ["refine", "save and load", "evaluate"]
+
+
+def test_a_preset_is_foreseen_without_search(network: nn.Module, batches: Batches) -> None:
+    expected = forecast(network, batches, Settings(keep=0.5, preset="svd-llm"))
+    assert list(expected.seconds) == ["measure", "price", "plan", "save"]
+    assert expected.search == 0
+    with pytest.raises(ValueError, match="geo-sharing takes cannot be foreseen"):
+        forecast(network, batches, Settings(keep=0.5, preset="geo-sharing"))
+
+
+def test_a_forecast_leaves_the_model_and_the_random_numbers_alone(network: nn.Module, batches: Batches) -> None:
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    state = torch.get_rng_state()
+    forecast(network, batches, Settings(keep=0.8))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_more_data_takes_longer_to_measure(network: nn.Module, batches: Batches) -> None:
+    ticks = iter(range(10**6))
+    once = forecast(network, batches, Settings(keep=0.8), timer=lambda: next(ticks))
+    thrice = forecast(network, batches * 3, Settings(keep=0.8), timer=lambda: next(ticks))
+    assert thrice.seconds["measure"] == pytest.approx(3 * once.seconds["measure"])
+    assert thrice.seconds["price"] == once.seconds["price"]
+
+
+def test_the_batch_that_is_timed_is_of_the_usual_size() -> None:
+    batches = [torch.zeros(1, 2), torch.zeros(4, 10), torch.zeros(3, 20), {"input_ids": torch.zeros(2, 17)}]
+    assert positions_in(batches) == 2 + 40 + 60 + 34
+    assert typical(batches) is batches[3]
+
+
+def test_the_table_names_time_memory_and_disk(network: nn.Module, batches: Batches) -> None:
+    console = Console(width=100, record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    console.print(forecast_table(forecast(network, batches, Settings(keep=0.8))))
+    text = console.export_text()
+    for word in ("measure", "verify", "time", "memory, at the peak", "disk, at most"):
+        assert word in text
