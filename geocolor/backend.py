@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 import torch
@@ -42,7 +42,7 @@ _HOOKS = {
 def install(
     model: nn.Module,
     layers: Sequence[Layer],
-    factors: Sequence[Factors],
+    factors: Iterable[Factors],
     *,
     inplace: bool = False,
     plan: Plan | None = None,
@@ -50,7 +50,8 @@ def install(
     """Put factored layers in the place of those that `factors` name, in the dtype and on the device of their weights.
 
     A copy is changed unless `inplace`. With `plan` the model remembers it, and a transformers model can then
-    `save_pretrained` itself. Raises `ValueError` naming the layer, before any change, where factors do not fit.
+    `save_pretrained` itself. `factors` may be made one after the other: each is let go of once it is in the model's
+    dtype. Raises `ValueError` naming the layer, before any change, where factors do not fit.
     """
     target = model if inplace else copy.deepcopy(model)
     shapes = {layer.name: layer for layer in layers}

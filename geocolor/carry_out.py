@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 import torch
@@ -47,8 +47,15 @@ def apply(
             f"the curvature holds nothing of layer {missing[0]!r}: measure the model the plan was made for"
         )
     factors = factorize_plan(model, plan, curvature, progress=progress, journal=journal)
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else _copy(model, plan)
     return backend.install(target, plan.shareable_layers(), factors, inplace=True, plan=plan)
+
+
+def _copy(model: torch.nn.Module, plan: Plan) -> torch.nn.Module:
+    """A copy that keeps nothing twice which the plan will replace."""
+    planned = [name for cls in plan.classes if cls.kind != "dense" for name in cls.layers]
+    weights = [model.get_submodule(name).weight for name in planned]
+    return copy.deepcopy(model, {id(weight): weight for weight in weights})
 
 
 def factorize_plan(
@@ -58,8 +65,8 @@ def factorize_plan(
     *,
     progress: bool = False,
     journal: Journal | None = None,
-) -> list[Factors]:
-    """Bases and coefficients of every class that is not dense, float64."""
+) -> Iterator[Factors]:
+    """Bases and coefficients of every class that is not dense, float64, one class after the other."""
     journal = journal or Journal()
     layers = {layer.name: layer for layer in plan.shareable_layers()}
     classes = [cls for cls in plan.classes if cls.kind != "dense"]
@@ -67,7 +74,7 @@ def factorize_plan(
 
     def factorized(cls: PlannedClass) -> dict[str, torch.Tensor]:
         names = set(cls.layers) | ({cls.medoid} if cls.medoid else set())
-        weights = {name: weight_of(model, layers[name]) for name in names}
+        weights = {name: weight_of(model, layers[name]).cpu() for name in names}
         if isinstance(curvature, LanczosCurvature):
             factors, fits = factorize_lent(cls, weights, curvature, plan.trust_region, plan.curvature["mode"])
         else:
@@ -76,18 +83,15 @@ def factorize_plan(
         outside.extend(name for name, result in fits.items() if not result.reached)
         return factors.tensors()
 
-    found = [
-        Factors.of(cls.kind, cls.layers, journal.tensors(f"factors-{index}", partial(factorized, cls)))
-        for index, cls in enumerate(track(classes, "fitting bases and coefficients", wanted=progress))
-        if cls.kind != "dense"
-    ]
+    for index, cls in enumerate(track(classes, "fitting bases and coefficients", wanted=progress)):
+        if cls.kind != "dense":
+            yield Factors.of(cls.kind, cls.layers, journal.tensors(f"factors-{index}", partial(factorized, cls)))
     if outside:
         warnings.warn(
             f"{len(outside)} layers cannot come within the trust region β={plan.trust_region:g} in their basis "
             f"(first: {outside[0]!r}); the nearest coefficients are used and priced. Raise β or the rank",
             stacklevel=3,
         )
-    return found
 
 
 def factorize_class(

@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 import geocolor
-from geocolor import data, latency
+from geocolor import data, latency, processes
 from geocolor.atomic import check_place, replace_directory
 from geocolor.backend import plan_of
 from geocolor.budget import allocate
@@ -30,6 +30,7 @@ from geocolor.forecast import Forecast, forecast, forecast_refinement
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
+from geocolor.measured import CURVATURE, PRICES, Measured, measure_into, own_place, read_measured
 from geocolor.opening import opened
 from geocolor.pipeline import Clock, Settings, compress_into, delivered, estimate_of, prepare, priced, write_model
 from geocolor.plans import Plan, read_plan, write_plan
@@ -56,10 +57,22 @@ from geocolor.report import (
 from geocolor.storage import PLAN_FILE, load
 from geocolor.summary import plural
 from geocolor.tables import comparison_table, forecast_table, plan_grid, plan_table, race_table
+from geocolor.tensor_files import checksum
 from geocolor.unpacking import unpack_as_planned
 from solvers import find_solver, solve, solver_names
 
-__all__ = ["carry_out", "compare", "compress", "demo", "evaluation", "make_plan", "refined", "show", "write_report"]
+__all__ = [
+    "carry_out",
+    "compare",
+    "compress",
+    "demo",
+    "evaluation",
+    "make_plan",
+    "measure",
+    "refined",
+    "show",
+    "write_report",
+]
 
 FIGURES = (".png", ".svg", ".pdf")
 
@@ -85,25 +98,29 @@ def compress(
     overwrite: bool,
     refinement: RefineSettings | None = None,
     dry_run: bool = False,
+    curvature_path: Path | None = None,
 ) -> Report:
     check_settings(settings)
     refuse_output(out, overwrite)
     model, tokenizer = _opened(console, source, settings)
     calibration, test = _both(data_source, test_source, model, tokenizer, sequence, batch_size)
     calibration = _first(calibration, samples)
+    known = _read_measured(curvature_path, settings, model)
     expecting = partial(forecast, model, calibration, settings, test=test, refinement=refinement)
     if dry_run:
         return _expected(console, expecting())
-    if settings.preset != GEO_SHARING:
+    if settings.preset != GEO_SHARING and known is None:
         _announce(out, expecting)
     told = asdict(settings) | {"refinement": refinement and asdict(refinement), "test data": digest_of(test)}
-    with _kept(out, _measured(model, calibration, settings), told, overwrite) as journal:
+    with _kept(out, _measured(model, calibration, settings, known), told, overwrite) as journal:
         report, _ = compress_into(
             out,
             model,
             calibration,
             test,
             settings,
+            curvature=known.curvature if known else None,
+            prices=known.prices if known else None,
             tokenizer=tokenizer,
             refinement=refinement,
             save_dtype=_stored_dtype(source),
@@ -125,6 +142,63 @@ def compress(
     return report
 
 
+def measure(
+    console: Console,
+    source: str,
+    data_source: str,
+    out: Path,
+    settings: Settings,
+    sequence: int,
+    batch_size: int,
+    samples: int | None,
+    pairs: bool,
+    overwrite: bool,
+) -> Report:
+    """In each of the processes that torchrun started; the first of them prints and writes."""
+    check_settings(settings)
+    refuse_output(out, overwrite)
+    device = processes.own_device()
+    with processes.joined(device), warnings.catch_warnings():
+        if processes.rank() > 0:
+            console.quiet = True
+            warnings.simplefilter("ignore")
+        model, tokenizer = _opened(console, source, settings)
+        model = model.to(device)
+        calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
+        clock = Clock()
+        basis, told = _measured(model, calibration, settings), asdict(settings) | {"pairs": pairs}
+        with _kept(own_place(out), basis, told, overwrite) as journal:
+            graph = measure_into(
+                out,
+                model,
+                calibration,
+                settings,
+                pairs=pairs,
+                overwrite=overwrite,
+                clock=clock,
+                progress=True,
+                journal=journal,
+            )
+        together = f" in {processes.world()} processes" if processes.world() > 1 else ""
+        console.print(
+            f"measured {len(graph.layers)} layers on {graph.curvature.samples} samples{together}", highlight=False
+        )
+        report: Report = {
+            "layers": len(graph.layers),
+            "parameters_dense": graph.parameters_dense,
+            "classes_priced": len(graph.known),
+            "processes": processes.world(),
+            "device": str(device),
+            "seconds": clock.seconds,
+            "curvature": str(out / CURVATURE),
+        }
+        if pairs:
+            report["prices"] = str(out / PRICES)
+        _print_seconds(console, clock.seconds)
+        _print_places(console, report)
+    return report
+
+
 def make_plan(
     console: Console,
     source: str,
@@ -137,6 +211,7 @@ def make_plan(
     graph_path: Path | None,
     overwrite: bool,
     dry_run: bool = False,
+    curvature_path: Path | None = None,
 ) -> Report:
     check_settings(settings)
     refuse_output(out, overwrite)
@@ -145,10 +220,11 @@ def make_plan(
         raise ValueError(f"--graph has nothing to write: --preset {GEO_SHARING} prices no pairs of layers")
     model, tokenizer = _opened(console, source, settings)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
+    known = _read_measured(curvature_path, settings, model)
     expecting = partial(forecast, model, calibration, settings)
     if dry_run:
         return _expected(console, expecting())
-    if settings.preset != GEO_SHARING:
+    if settings.preset != GEO_SHARING and known is None:
         _announce(out, expecting)
     clock = Clock()
 
@@ -157,8 +233,17 @@ def make_plan(
         prepared.curvature.save(folder / "curvature.safetensors")
         draw_plan(prepared.plan, folder / "plan.png")
 
-    with _kept(out, _measured(model, calibration, settings), asdict(settings), overwrite) as journal:
-        prepared = prepare(model, calibration, settings, clock=clock, progress=True, journal=journal)
+    with _kept(out, _measured(model, calibration, settings, known), asdict(settings), overwrite) as journal:
+        prepared = prepare(
+            model,
+            calibration,
+            settings,
+            curvature=known.curvature if known else None,
+            prices=known.prices if known else None,
+            clock=clock,
+            progress=True,
+            journal=journal,
+        )
         if prepared.updated == "always":
             warnings.warn(
                 f"a plan holds no coefficients: the update of --preset {settings.preset} is part of `geocolor "
@@ -430,7 +515,7 @@ def _announce(out: Path, expecting: Callable[[], Forecast]) -> None:
 @contextmanager
 def _kept(out: Path, basis: Mapping[str, Any], settings: Mapping[str, Any], overwrite: bool) -> Iterator[Journal]:
     """The journal of a command; what it goes on with is said on standard error."""
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, quiet=processes.rank() > 0)
     versions = {module.__name__: module.__version__ for module in (geocolor, torch, np, transformers)}
 
     def say(sentence: str) -> None:
@@ -440,9 +525,21 @@ def _kept(out: Path, basis: Mapping[str, Any], settings: Mapping[str, Any], over
         yield journal
 
 
-def _measured(model: nn.Module, calibration: Sequence[Batch], settings: Settings) -> dict[str, Any]:
+def _read_measured(path: Path | None, settings: Settings, model: nn.Module) -> Measured | None:
+    """What `geocolor measure` wrote, if it is named and fits."""
+    if path is None:
+        return None
+    known = read_measured(path, settings.memory // 2 if settings.memory else None)
+    known.check(settings, model)
+    return known
+
+
+def _measured(
+    model: nn.Module, calibration: Sequence[Batch], settings: Settings, known: Measured | None = None
+) -> dict[str, Any]:
     """All that decides what is measured."""
     return {
+        "curvature": None if known is None else checksum(known.path),
         "model": digest_of_model(model),
         "data": digest_of(calibration),
         "estimate": estimate_of(settings),
@@ -572,6 +669,6 @@ def _print_speed(console: Console, report: Report) -> None:
 
 
 def _print_places(console: Console, report: Report) -> None:
-    for key in ("plan", "model", "figure"):
+    for key in ("plan", "model", "figure", "curvature", "prices"):
         if key in report:
             console.print(f"{key:>8}  {report[key]}", highlight=False, soft_wrap=True)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from geocolor import processes
+
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -35,7 +37,7 @@ def _take_in(digest: Any, value: Any) -> None:
     if isinstance(value, Tensor):
         digest.update(f"tensor {value.dtype} {tuple(value.shape)}\n".encode())
         if not value.is_meta:  # where accelerate has offloaded weights, only names and shapes tell
-            held = value.detach().cpu().contiguous().reshape(-1)
+            held = processes.whole(value).detach().cpu().contiguous().reshape(-1)
             digest.update(held.view(torch.uint8).numpy().data)
     elif isinstance(value, Mapping):
         digest.update(f"mapping of {len(value)}\n".encode())

@@ -13,12 +13,15 @@ import networkx as nx
 import numpy as np
 import torch
 
+from geocolor import processes
 from geocolor.atomic import write_atomically
 from geocolor.bases import FactoredKind, Metric, Roots, damage_alone, metric
 from geocolor.curvature import Curvature
+from geocolor.curvature.on_disk import OnDisk
 from geocolor.hull_files import as_tensors, from_tensors
 from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
+from geocolor.metrics import MetricsWithin
 from geocolor.plans import Fingerprint, fingerprint
 from geocolor.progress import bar, track
 from geocolor.rate_distortion import Option, Options, can_share, damage_by_layer, options
@@ -125,13 +128,14 @@ class CostGraph:
     def price_pairs(self, *, progress: bool = False, journal: Journal | None = None) -> None:
         """Ask for every pair that could share a basis: what all searches begin with, once for all prices.
 
-        `PIECE` pairs at a time are a piece of the `journal`.
+        `PIECE` pairs at a time are a piece of the `journal`. Several processes take turns and tell each other.
         """
         pairs = [tuple(pair) for pair in np.argwhere(np.triu(self.compatible(), 1)).tolist()]
+        known = set(self._hulls)
         if all(pair in self._hulls for pair in pairs):
             return
         journal = journal or Journal()
-        with bar("pricing pairs of layers", len(pairs), wanted=progress) as advance:
+        with bar("pricing pairs of layers", len(pairs), wanted=progress and processes.rank() == 0) as advance:
 
             def priced(piece: Sequence[tuple[int, ...]]) -> dict[str, torch.Tensor]:
                 for pair in piece:
@@ -142,10 +146,23 @@ class CostGraph:
             which = [(power, weight) for power in self.aggregates for weight in self.weights]
             flops = "" if self.weights == (0.0,) else f"-{len(self.weights)}-weights"
             for start in range(0, len(pairs), PIECE):
+                if not processes.is_mine(start // PIECE):
+                    continue
                 piece = pairs[start : start + PIECE]
                 name = f"pairs-{self.curvature.damping:g}{flops}-{start // PIECE}"
                 found = from_tensors(journal.tensors(name, partial(priced, piece)), which)
                 self._hulls.update(zip(piece, found, strict=True))
+        for part in processes.gathered({group: self._hulls[group] for group in self._hulls.keys() - known}):
+            self._hulls.update(part)
+
+    @property
+    def known(self) -> Mapping[tuple[int, ...], Mapping[tuple[float, float], Options]]:
+        """What has been priced: the hulls of classes (indices, rising), by power and weight."""
+        return self._hulls
+
+    def remember(self, known: Mapping[tuple[int, ...], Mapping[tuple[float, float], Options]]) -> None:
+        """Take over what another graph of the same layers, curvature, kinds, aggregates and weights has priced."""
+        self._hulls.update({group: dict(hulls) for group, hulls in known.items()})
 
     def group_problem(self, price: float, bases: int | None = None) -> GroupProblem:
         """Rate–distortion: partition the layers so that `Σ f_λ(S)` is least, `K = bases` of them owning a basis."""
@@ -305,11 +322,11 @@ def price(
     aggregates = (aggregate,) if isinstance(aggregate, int | float) else tuple(aggregate)
     if not aggregates or not all(power > 0 for power in aggregates):
         raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
-    metrics, roots = {}, Roots()
-    for layer in track(curvature.layers, "whitening layers", wanted=progress):
-        G, A = curvature.G[layer.name], curvature.A[layer.name]
-        weight = weight_of(model, layer)
-        metrics[layer.name] = metric(weight, G, A, roots)
+    metrics: Mapping[str, Metric]
+    if isinstance(curvature.A, OnDisk):
+        metrics = MetricsWithin(model, curvature, curvature.A.memory)
+    else:
+        metrics = _metrics(model, curvature, progress)
     return CostGraph(
         layers=tuple(curvature.layers),
         curvature=curvature,
@@ -319,3 +336,12 @@ def price(
         aggregate=aggregates[0],
         aggregates=aggregates,
     )
+
+
+def _metrics(model: torch.nn.Module, curvature: Curvature, progress: bool) -> dict[str, Metric]:
+    """Of all layers; those that read the same input share the root of their `A`."""
+    metrics, roots = {}, Roots()
+    for layer in track(curvature.layers, "whitening layers", wanted=progress):
+        G, A = curvature.G[layer.name], curvature.A[layer.name]
+        metrics[layer.name] = metric(weight_of(model, layer).cpu(), G, A, roots)
+    return metrics

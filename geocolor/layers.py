@@ -15,6 +15,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from geocolor import processes
+
 Form = Literal["linear", "conv1d", "conv2d"]
 Side = tuple[str | int, ...]
 
@@ -88,6 +90,7 @@ def weight_of(model: nn.Module, layer: Layer, dtype: torch.dtype = torch.float64
     """A copy of the weight as an m × n matrix. Raises ValueError when it holds NaN or infinite values."""
     stored = model.get_submodule(layer.name).weight
     assert isinstance(stored, Tensor)
+    stored = processes.whole(stored)
     weight = as_matrix(layer, stored.detach().to(dtype=dtype, copy=True)).contiguous()
     if weight.shape != (layer.m, layer.n):
         raise ValueError(

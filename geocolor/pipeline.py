@@ -17,6 +17,7 @@ from geocolor.backend import plan_of
 from geocolor.bases import FactoredKind
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, measure
+from geocolor.curvature.windows import measure_within
 from geocolor.evaluation import evaluate_pair
 from geocolor.figures import draw_plan
 from geocolor.geo_sharing import AXES, BETA, geo_sharing
@@ -27,6 +28,7 @@ from geocolor.losses import Loss
 from geocolor.planning import budgeted, plan
 from geocolor.plans import Plan, write_plan
 from geocolor.presets import GEO_SHARING, SEARCHED, Preset, find_preset
+from geocolor.prices import Prices
 from geocolor.probes import calibrate
 from geocolor.refinement import RefineSettings, refine
 from geocolor.report import Report, refinement_report, run_report, weight_bytes, write_report
@@ -55,7 +57,8 @@ class Settings:
     `preset` other than "geocolor" is a published method (`geocolor.presets`) and has its own `estimate` and `damping`;
     what belongs to the search then stays at its defaults, but for "geo-sharing", which takes `solver`, `time_limit`,
     `bases` with `rank_fraction`, `trust_region` (0.01 when None) and `axes`, which it alone takes. Without `aggregate`
-    each of `AGGREGATES` makes a plan, and calibration data chooses among them.
+    each of `AGGREGATES` makes a plan, and calibration data chooses among them. `memory` bounds the bytes that the
+    process holds while it measures; half of what the model leaves of them bounds what is kept for pricing.
     """
 
     preset: str = SEARCHED
@@ -77,6 +80,7 @@ class Settings:
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     time_limit: float = 60.0
+    memory: int | None = None
     seed: int = 0
 
 
@@ -116,6 +120,7 @@ def prepare(
     settings: Settings,
     *,
     curvature: Curvature | None = None,
+    prices: Prices | None = None,
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
@@ -123,8 +128,8 @@ def prepare(
 ) -> Prepared:
     """Measure curvature, price the layers, search plans, keep the one that does least damage on calibration data.
 
-    `curvature`: measured already, with these settings, and without probes. What the `journal` holds of the same run is
-    not done again.
+    `curvature`: measured already, with these settings, and for a preset without probes; `prices`: what was priced under
+    it, used where it was with the same settings. What the `journal` holds of the same run is not done again.
     """
     if settings.preset == GEO_SHARING:
         return _by_axes(model, calibration, settings, loss=loss, clock=clock, progress=progress)
@@ -146,6 +151,7 @@ def prepare(
         calibration,
         settings,
         curvature=curvature,
+        prices=prices,
         loss=loss,
         clock=clock,
         progress=progress,
@@ -310,15 +316,17 @@ def priced(
     settings: Settings,
     *,
     curvature: Curvature | None = None,
+    prices: Prices | None = None,
     loss: Loss | None = None,
     clock: Clock,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> tuple[Curvature, CostGraph]:
-    """Measure curvature and make the cost graph."""
+    """Measure curvature, unless that is done, and make the cost graph, which begins with the `prices` that fit it."""
     if curvature is None:
         curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
-    if settings.probes:
+    probed = curvature.probes > 0
+    if settings.probes and not probed:
         with clock("calibrate"):
             curvature = calibrate(
                 model,
@@ -335,6 +343,8 @@ def priced(
         several = settings.aggregate is None and bounded and settings.probes > 0
         powers = AGGREGATES if several else (settings.aggregate or 1.0,)
         graph = price(model, curvature, kinds=settings.kinds, aggregate=powers, progress=progress)
+        if prices is not None and (probed or not settings.probes) and prices.fit(graph):
+            graph.remember(prices.hulls)
     return curvature, graph
 
 
@@ -351,12 +361,27 @@ def measured(
     """The curvature that the preset asks for, where the settings name none."""
     preset = find_preset(settings.preset)
     damping = DAMPING if preset is None else preset.damping
+    layers = find_layers(model, settings.include, settings.exclude)
     with clock("measure"):
+        if settings.memory is not None:
+            return measure_within(
+                settings.memory,
+                model,
+                calibration,
+                layers,
+                loss,
+                estimate=estimate_of(settings),
+                damping=damping if settings.damping is None else settings.damping,
+                draws=settings.draws,
+                seed=settings.seed,
+                progress=progress,
+                journal=journal,
+            )
         return measure(
             model,
             calibration,
             loss,
-            layers=find_layers(model, settings.include, settings.exclude),
+            layers=layers,
             estimate=estimate_of(settings),
             damping=damping if settings.damping is None else settings.damping,
             draws=settings.draws,
@@ -379,6 +404,8 @@ def compress_into(
     test: Sequence[Any],
     settings: Settings,
     *,
+    curvature: Curvature | None = None,
+    prices: Prices | None = None,
     tokenizer: Any = None,
     loss: Loss | None = None,
     refinement: RefineSettings | None = None,
@@ -398,7 +425,17 @@ def compress_into(
     overwrite = overwrite or journal.written
     refuse_occupied(out, overwrite)
     clock = Clock()
-    prepared = prepare(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
+    prepared = prepare(
+        model,
+        calibration,
+        settings,
+        curvature=curvature,
+        prices=prices,
+        loss=loss,
+        clock=clock,
+        progress=progress,
+        journal=journal,
+    )
     smaller = carried_out(prepared, model, calibration, loss=loss, clock=clock, progress=progress, journal=journal)
     extra: Report = {"preset": settings.preset}
     if refinement is not None:

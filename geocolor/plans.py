@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import AfterValidator, AllowInfNan, BeforeValidator, Field, PlainSerializer, model_validator
 
+from geocolor import processes
 from geocolor.atomic import write_atomically
 from geocolor.json_files import read_json
 from geocolor.layers import Layer, weight_of
@@ -237,7 +238,7 @@ def fingerprint(model: torch.nn.Module, layers: Iterable[Layer]) -> Fingerprint:
         assert isinstance(parameter, torch.Tensor)
         dtypes.add(str(parameter.dtype).removeprefix("torch."))
         digest.update(f"{layer.name} {layer.m}x{layer.n}\n".encode())
-        digest.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        digest.update(processes.whole(parameter).detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return Fingerprint(sha256=digest.hexdigest(), dtype=",".join(sorted(dtypes)))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from geocolor import processes
 from geocolor.bases import factorize
 from geocolor.budget import Allocation, allocate
 from geocolor.curvature import Curvature
@@ -83,9 +84,10 @@ def calibrate(
             [together] = divergences(model, [planned], more, loss, advance, journal, "probe/all")
             return _ratio(together, sum(each.predicted for each in planned))
 
+        alike = journal if processes.world() == 1 else Journal()  # or one would know and another ask all for it
         for turn in range(1, rounds + 1):
-            curvature = scaled(curvature, journal.value(f"scale/{turn}", partial(each_alone, curvature, turn)))
-        common = journal.value("scale/all", partial(all_together, curvature)) if rounds else 1.0
+            curvature = scaled(curvature, alike.value(f"scale/{turn}", partial(each_alone, curvature, turn)))
+        common = alike.value("scale/all", partial(all_together, curvature)) if rounds else 1.0
         curvature = scaled(curvature, {layer.name: common for layer in curvature.layers})
     return replace(curvature, probes=curvature.probes + rounds)
 
@@ -101,8 +103,7 @@ def replacements(model: nn.Module, curvature: Curvature, keep: float) -> tuple[l
 
 def scaled(curvature: Curvature, scales: Mapping[str, float]) -> Curvature:
     """The curvature with each layer's `G` multiplied; layers that shared a `G` object no longer do."""
-    G = {name: factor * scales.get(name, 1.0) for name, factor in curvature.G.items()}
-    return replace(curvature, G=G)
+    return curvature.scaled(scales)
 
 
 def smoothed(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
@@ -170,7 +171,7 @@ def divergences(
 ) -> list[float]:
     """Mean divergence from the dense model, per unit, with the layers of each trial replaced; the model is restored.
 
-    Every divergence on a batch is a piece of the `journal`, under `name`.
+    Every divergence on a batch is a piece of the `journal`, under `name`. Several processes share the trials.
     """
     journal, totals, units = journal or Journal(), [0.0] * len(trials), 0
 
@@ -186,12 +187,14 @@ def divergences(
             reference = cache(partial(loss.forward, model, batch))
             count = 0.0
             for index, trial in enumerate(trials):
-                once = partial(measured, trial, batch, reference)
-                total, count = journal.value(f"{name}/{number}/{index}", once)
-                totals[index] += total
+                if processes.is_mine(index):
+                    once = partial(measured, trial, batch, reference)
+                    total, count = journal.value(f"{name}/{number}/{index}", once)
+                    totals[index] += total
                 advance()
             units += int(count)
-    return [total / max(units, 1) for total in totals]
+    parts = processes.gathered([total / max(units, 1) for total in totals])
+    return [parts[index % len(parts)][index] for index in range(len(trials))]
 
 
 def divergence_of(

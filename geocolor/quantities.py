@@ -73,6 +73,19 @@ def size(value: float | None) -> str:
     return (text if " " in text else f"{text} ").replace(" k", " kB") + ("" if text.endswith("k") else "B")
 
 
+def parse_size(text: str) -> int:
+    """Bytes, as people write them; Ki, Mi, Gi and Ti are powers of 1024. Raises ValueError where it is no such size.
+
+    >>> parse_size("8GB"), parse_size("1.5 GiB"), parse_size("300m"), parse_size("4096")
+    (8000000000, 1610612736, 300000000, 4096)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(?:([KMGT])(I?))?B?\s*", text.upper())
+    if found is None or not float(found[1]):
+        raise ValueError(f"{text!r} is not an amount of memory: write it like 8GB, 512MB or 1.5GiB")
+    power = "KMGT".index(found[2]) + 1 if found[2] else 0
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
 def duration(seconds: float | None) -> str:
     """
     >>> duration(0.0031), duration(42.3), duration(200), duration(7384)

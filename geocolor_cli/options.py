@@ -92,14 +92,19 @@ class Source:
     """Patterns of layer names in scope."""
     exclude: Annotated[tuple[str, ...], arg(metavar="PATTERN …", help_behavior_hint="(optional)")] = ()
     """Patterns of layer names left alone."""
+    memory: OptionalText = None
+    """What the process may hold, like 8GB: statistics are gathered for as many layers at a time as fit, each time with
+    a pass over the data, and are read from disk when they are needed."""
     seed: int = 0
     """Of the directions that are sampled, and of the solver."""
 
 
 def settings(budget: Budget, source: Source) -> Settings:
     from geocolor.pipeline import Settings
+    from geocolor.quantities import parse_size
 
     return Settings(
+        memory=None if source.memory is None else parse_size(source.memory),
         keep=budget.keep,
         bases=budget.bases,
         max_flops=budget.max_flops,
@@ -154,6 +159,8 @@ class Compress:
     """Data to measure damage on; a held-out tail of the calibration data when not given."""
     budget: OmitArgPrefixes[Budget] = field(default_factory=Budget)
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    curvature: OptionalFile = None
+    """What `geocolor measure` wrote, the folder or the curvature in it: measure no more."""
     refine: int = 0
     """Train bases and coefficients for so many steps before saving; `geocolor refine` has all its settings."""
     dry_run: Flag = False
@@ -180,6 +187,53 @@ class Compress:
             self.overwrite,
             RefineSettings(steps=self.refine) if self.refine else None,
             self.dry_run,
+            self.curvature,
+        )
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure and price only: writes curvature.safetensors and prices.safetensors, for `geocolor plan --curvature`.
+
+    The only command for several processes and machines: `torchrun --nproc-per-node 8 -m geocolor measure …` deals out
+    batches, probes and pairs of layers. What is summed is recorded beside the folder, and the same command goes on.
+    """
+
+    model: Model
+    """Local directory, hub name, or module:function that returns a model."""
+    data: Batches
+    """Calibration data: text, JSONL with a "text" in every line, or module:function that returns batches."""
+    out: Folder
+    """Output folder."""
+    keep: float = 0.8
+    """The size that plans will have, near which layers are probed."""
+    kinds: tuple[Kind, ...] = ("in", "out", "both")
+    """Basis kinds that pairs of layers are priced with."""
+    aggregate: OptionalFloat = None
+    """Power p of the damage of a layer in the price; when not given, 1, 2 and 3."""
+    source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    no_pairs: Flag = False
+    """Price no pairs of layers; `geocolor plan` does."""
+    overwrite: Flag = False
+    """Replace what the output folder holds."""
+    json: OptionalFile = None
+    """Also write there what is printed."""
+
+    def run(self, console: Console) -> dict[str, Any]:
+        from geocolor import commands
+
+        budget = Budget(keep=self.keep, kinds=self.kinds, aggregate=self.aggregate)
+        return commands.measure(
+            console,
+            self.model,
+            self.data,
+            self.out,
+            settings(budget, self.source),
+            self.source.sequence,
+            self.source.batch_size,
+            self.source.samples,
+            not self.no_pairs,
+            self.overwrite,
         )
 
 
@@ -195,6 +249,8 @@ class MakePlan:
     """Output folder."""
     budget: OmitArgPrefixes[Budget] = field(default_factory=Budget)
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    curvature: OptionalFile = None
+    """What `geocolor measure` wrote, the folder or the curvature in it: measure no more."""
     graph: OptionalFile = None
     """Also write the cost graph there, as .graphml or .json."""
     dry_run: Flag = False
@@ -219,6 +275,7 @@ class MakePlan:
             self.graph,
             self.overwrite,
             self.dry_run,
+            self.curvature,
         )
 
 
@@ -457,6 +514,7 @@ class Show:
 Command = (
     Annotated[Demo, tyro.conf.subcommand("demo")]
     | Annotated[Compress, tyro.conf.subcommand("compress")]
+    | Annotated[Measure, tyro.conf.subcommand("measure")]
     | Annotated[MakePlan, tyro.conf.subcommand("plan")]
     | Annotated[Apply, tyro.conf.subcommand("apply")]
     | Annotated[Refine, tyro.conf.subcommand("refine")]

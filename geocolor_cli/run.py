@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from geocolor_cli.interrupts import SENTENCE, STATUS, raising
-from geocolor_cli.options import DESCRIPTION, Command
+from geocolor_cli.options import DESCRIPTION, Command, Measure
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -35,12 +35,15 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run_and_report(command: Any, console: Console) -> None:
+    from geocolor import processes
     from geocolor.preflight import check_file
     from geocolor.report import write_report
 
+    if processes.wanted() > 1 and not isinstance(command, Measure):
+        raise ValueError("of all commands only `geocolor measure` runs in several processes: start this one without")
     check_file(command.json)
     report = command.run(console)
-    if command.json is not None:
+    if command.json is not None and processes.is_first():
         write_report(report, command.json)
 
 

@@ -498,7 +498,9 @@ def test_our_own_warnings_are_still_said(place: Path, refuse: Refuse) -> None:
     assert "samples" in said
 
 
-@pytest.mark.parametrize("command", ["demo", "compress", "plan", "apply", "refine", "evaluate", "compare", "show"])
+@pytest.mark.parametrize(
+    "command", ["demo", "compress", "measure", "plan", "apply", "refine", "evaluate", "compare", "show"]
+)
 def test_every_command_has_help_and_a_json_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         run([command, "--help"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from geocolor.curvature.on_disk import OnDisk
 from geocolor.layers import Layer
 from geocolor.schema import Count, Frozen, NamedShape, Text, validated
-from geocolor.tensor_files import AGAIN, check_tensors, read_tensors, write_tensors
+from geocolor.tensor_files import AGAIN, TensorFile, check_tensors, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,10 +22,11 @@ class Curvature:
     """`H ≈ G ⊗ A` for each layer: changing `W` by `δ` costs `½ δᵀHδ = ½ tr(G δ A δᵀ)` of the loss (mean over units).
 
     `A[name]` = Σ x xᵀ / positions, n × n, and `G[name]` = Σ g gᵀ / units, m × m, symmetric, float64, on the CPU,
-    damping included. Layers that read the very same input tensor hold the same `A` object and the same value in
-    `inputs`: the name of the first of them. `unit` is that of a damage, `units` how many the loss was averaged over
-    (predicted tokens, samples, sentences), `positions` how many inputs `x` each layer has seen, `probes` how
-    many rounds of probes have set the scales of `G` (`geocolor.calibrate`).
+    damping included; in memory, or read from a file when asked for (`load_curvature`). Layers that read the very same
+    input tensor have the same value in `inputs`, the name of the first of them, and in memory hold the same `A` object.
+    `unit` is that of a damage, `units` how many the loss was averaged over (predicted tokens, samples, sentences),
+    `positions` how many inputs `x` each layer has seen, `probes` how many rounds of probes have set the scales of `G`
+    (`geocolor.calibrate`).
     """
 
     layers: tuple[Layer, ...]
@@ -69,22 +71,29 @@ class Curvature:
         """
         if damping < self.damping:
             raise ValueError(f"damping can only grow: it is {self.damping:g}, asked for was {damping:g}")
+        lift = (damping - self.damping) / (1 + self.damping)  # relative to the diagonal as it is
+        if isinstance(self.A, OnDisk) and isinstance(self.G, OnDisk):
+            return replace(self, A=self.A.lifted(lift), G=self.G.lifted(lift), damping=damping)
         known: dict[int, Tensor] = {}
 
         def more(factor: Tensor) -> Tensor:
             if id(factor) not in known:
-                mean = float(factor.diagonal().mean()) / (1 + self.damping)
-                known[id(factor)] = factor + (damping - self.damping) * mean * torch.eye(len(factor)).to(factor)
+                mean = float(factor.diagonal().mean())
+                known[id(factor)] = factor + lift * mean * torch.eye(len(factor)).to(factor)
             return known[id(factor)]
 
         A = {name: more(factor) for name, factor in self.A.items()}
         G = {name: more(factor) for name, factor in self.G.items()}
         return replace(self, A=A, G=G, damping=damping)
 
+    def scaled(self, scales: Mapping[str, float]) -> Curvature:
+        """The curvature with the `G` of each layer multiplied; layers that shared a `G` object no longer do."""
+        if isinstance(self.G, OnDisk):
+            return replace(self, G=self.G.scaled(scales))
+        return replace(self, G={name: factor * scales.get(name, 1.0) for name, factor in self.G.items()})
+
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file with its metadata inside; the old file stays until the new one is complete."""
-        tensors = {f"G/{name}": factor for name, factor in self.G.items()}
-        tensors |= {f"A/{first}": self.A[first] for first in dict.fromkeys(self.inputs.values())}
         metadata = {
             "layers": [asdict(layer) for layer in self.layers],
             "positions": dict(self.positions),
@@ -92,7 +101,31 @@ class Curvature:
         }
         for name in ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed", "probes"):
             metadata[name] = getattr(self, name)
-        write_tensors(Path(path), "curvature", tensors, metadata)
+        write_tensors(Path(path), "curvature", _Stored(self.A, self.G), metadata, shapes_of(self.layers, self.inputs))
+
+
+@dataclass(frozen=True)
+class _Stored(Mapping[str, Tensor]):
+    """The factors by their names in a file."""
+
+    A: Mapping[str, Tensor]
+    G: Mapping[str, Tensor]
+
+    def __getitem__(self, key: str) -> Tensor:
+        side, _, name = key.partition("/")
+        return (self.A if side == "A" else self.G)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*(f"A/{name}" for name in self.A), *(f"G/{name}" for name in self.G)])
+
+    def __len__(self) -> int:
+        return len(self.A) + len(self.G)
+
+
+def shapes_of(layers: Sequence[Layer], inputs: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
+    """The tensors of a curvature's file: a `G` for every layer, an `A` for the first layer of every group."""
+    shapes: dict[str, tuple[int, ...]] = {f"G/{layer.name}": (layer.m, layer.m) for layer in layers}
+    return shapes | {f"A/{inputs[layer.name]}": (layer.n, layer.n) for layer in layers}
 
 
 class _Header(Frozen):
@@ -110,25 +143,32 @@ class _Header(Frozen):
     probes: Count
 
 
-def load_curvature(path: str | Path) -> Curvature:
+def load_curvature(path: str | Path, memory: int | None = None) -> Curvature:
     """Reads what `Curvature.save` wrote.
 
+    With `memory`, factors are read from the file when they are needed, and what is computed of them for pricing is kept
+    within so many bytes (`geocolor.curvature.on_disk`): the file must stay as long as the curvature is used.
     Raises FileNotFoundError, or ValueError naming the file where it is damaged, of another kind or incomplete.
     """
     path = Path(path)
-    tensors, metadata = read_tensors(path, "curvature")
-    header = validated(_Header, metadata, str(path), "the header", AGAIN)
+    file = TensorFile(path, "curvature")
+    header = validated(_Header, file.metadata, str(path), "the header", AGAIN)
     layers = layers_from(header.layers, path)
     check_inputs(header.inputs, layers, path, complete=True)
-    shapes: dict[str, tuple[int, ...]] = {f"G/{layer.name}": (layer.m, layer.m) for layer in layers}
-    shapes |= {f"A/{header.inputs[layer.name]}": (layer.n, layer.n) for layer in layers}
-    check_tensors(path, tensors, shapes)
-    return Curvature(
-        layers=layers,
-        A={layer.name: tensors[f"A/{header.inputs[layer.name]}"] for layer in layers},
-        G={layer.name: tensors[f"G/{layer.name}"] for layer in layers},
-        **{name: value for name, value in header if name != "layers"},
-    )
+    shapes = shapes_of(layers, header.inputs)
+    in_A = {layer.name: f"A/{header.inputs[layer.name]}" for layer in layers}
+    in_G = {layer.name: f"G/{layer.name}" for layer in layers}
+    A: Mapping[str, Tensor]
+    G: Mapping[str, Tensor]
+    if memory is None:
+        tensors = dict(file)
+        check_tensors(path, tensors, shapes)
+        A = {name: tensors[key] for name, key in in_A.items()}
+        G = {name: tensors[key] for name, key in in_G.items()}
+    else:
+        check_tensors(path, file, shapes)
+        A, G = OnDisk(file, in_A, memory), OnDisk(file, in_G, memory)
+    return Curvature(layers=layers, A=A, G=G, **{name: value for name, value in header if name != "layers"})
 
 
 def layers_from(entries: Sequence[NamedShape], path: Path) -> tuple[Layer, ...]:
@@ -153,6 +193,7 @@ def check_inputs(inputs: Mapping[str, str], layers: Sequence[Layer], path: Path,
 
 def damped(factor: Tensor, damping: float) -> Tensor:
     """`factor + damping · mean(diag) · I`: every eigenvalue at least that much above zero."""
-    result = (factor + factor.T) / 2
+    result = factor + factor.T
+    result /= 2
     result.diagonal().add_(damping * float(result.diagonal().mean()))
     return result.to("cpu", torch.float64)

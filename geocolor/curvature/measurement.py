@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from itertools import chain
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from geocolor import processes
 from geocolor.curvature.activation import Activation
 from geocolor.curvature.curvature import Curvature, damped
 from geocolor.curvature.diagonal import Diagonal
@@ -22,6 +22,7 @@ from geocolor.curvature.sums import Sums, load_sums
 from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions, samples_in
+from geocolor.memory import give_back
 from geocolor.progress import bar
 
 ESTIMATES: dict[str, Estimate] = {
@@ -57,7 +58,7 @@ def measure(
     and batch when None; `draws` labels are sampled per unit, keyed by `seed` and the index of the batch; `sums` from an
     earlier run are carried on with; a `journal` records the sums now and then and goes on with those it holds. Under an
     initialised `torch.distributed` each process takes every world-size-th batch of the same `batches`, and all get the
-    curvature of the whole.
+    curvature of the whole; the model may be sharded over them (FSDP2).
 
     Memory: the model, the graph of one batch, and the statistics. The model is left as it was found.
     """
@@ -92,10 +93,11 @@ def accumulate(
     progress: bool = False,
     share_inputs: bool = True,
     journal: Journal | None = None,
+    record: str = MEASURED,
 ) -> Sums:
     """The sums of `measure` over `batches`; `first` is the index of the first batch, which keys the sampling.
 
-    Batches whose sums the `journal` holds are passed over.
+    Batches whose sums the `journal` holds, under the name `record`, are passed over.
     """
     how = _estimate(estimate)
     if draws < 1:
@@ -107,17 +109,23 @@ def accumulate(
     total = len(batches) if isinstance(batches, Sized) else None
     head, batches = _peek(batches)
     loss = default_loss(model, head) if loss is None else loss
-    rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-    part = (journal or Journal()).part(f"{MEASURED}-{rank}-of-{world}.safetensors")
+    rank, world = processes.rank(), processes.world()
+    part = (journal or Journal()).part(f"{record}-{rank}-of-{world}.safetensors")
     sums = Sums(how.name, loss.name, how.unit(loss), tuple(layers), seed=seed)
     if journal is not None and part.path is not None and part.there:
         sums = load_sums(part.path)
+    if processes.is_sharded(model) and len(set(processes.gathered(sums.batches))) > 1:
+        sums = Sums(how.name, loss.name, how.unit(loss), tuple(layers), seed=seed)  # they can only run together
+    if journal is not None and sums.batches:
         journal.say(f"going on: measured {sums.batches} of {'the' if total is None else -(-total // world)} batches")
     done = sums.batches
     groups = InputGroups(sums.inputs, share_inputs)
     mask: Tensor | None = None
+    counted = True
 
     def on_call(layer: Layer, x: Tensor) -> OnGradient | None:
+        if not counted:
+            return _ignored if how.needs_gradients else None
         return how.observe(sums, layer, x, mask, groups.reads(layer, x))
 
     def run(batch: Batch, index: int) -> int:
@@ -134,7 +142,10 @@ def accumulate(
         watched(model, layers, on_call, gradients=how.needs_gradients) as leaves,
         bar("measuring curvature", total, wanted=progress and rank == 0) as advance,
     ):
+        seen = own = 0
         for index, batch in enumerate(batches, start=first):
+            seen += 1
+            own += index % world == rank
             if index % world == rank and (index - first) // world >= done:
                 batch = move(batch, device)
                 mask = positions(batch)
@@ -152,6 +163,9 @@ def accumulate(
                 sums.batches += 1
                 part.write_now_and_then(sums.save)
             advance()
+        if own * world < seen and processes.is_sharded(model):
+            counted = False  # others still run a batch, and need this one's part of the weights for it
+            run(move(batch, device), index)
     if sums.batches > done:
         part.write(sums.save)
     return sums.all_reduce() if world > 1 else sums
@@ -163,9 +177,14 @@ def _estimate(name: str) -> Estimate:
     return ESTIMATES[name]
 
 
-def finish(sums: Sums, *, damping: float = 1e-3) -> Curvature:
+class NothingMeasuredError(ValueError):
+    """No layer in scope is called, or has a gradient."""
+
+
+def finish(sums: Sums, *, damping: float = 1e-3, consume: bool = False) -> Curvature:
     """Divides, damps (`+ damping · mean eigenvalue · I`), and drops the layers about which the sums say nothing.
 
+    With `consume` the sums are let go of one by one, and worth nothing afterwards: two sets need not fit in memory.
     Warns about dropped layers and about factors whose rank is bounded by too few samples.
     Raises ValueError when no layer is left.
     """
@@ -177,9 +196,9 @@ def finish(sums: Sums, *, damping: float = 1e-3) -> Curvature:
     dropped = [f"{name!r} ({reason})" for name, reason in reasons.items() if reason]
     layers = tuple(layer for layer in sums.layers if reasons[layer.name] is None)
     if not layers:
-        raise ValueError(f"no layer can be measured: {_some(dropped)}; does the loss depend on these layers?")
+        raise NothingMeasuredError(f"no layer can be measured: {some(dropped)}; does the loss depend on these layers?")
     if dropped:
-        warnings.warn(f"left out of the curvature, and so left as they are: {_some(dropped)}", stacklevel=3)
+        warnings.warn(f"left out of the curvature, and so left as they are: {some(dropped)}", stacklevel=3)
     by_name = {layer.name: layer for layer in sums.layers}
     identities: dict[int, Tensor] = {}
     inputs: dict[str, str] = {}
@@ -198,6 +217,9 @@ def finish(sums: Sums, *, damping: float = 1e-3) -> Curvature:
             A[layer.name] = identities.setdefault(layer.n, torch.eye(layer.n, dtype=torch.float64))
         else:
             A[layer.name] = damped(factor, damping)
+            if consume:
+                sums.tensors.pop(f"A/{group}", None)
+                give_back()
             if seen < layer.n:
                 few.append(_deficient(layer, "covariance", seen, layer.n))
         factor = how.output_factor(sums, layer)
@@ -205,6 +227,9 @@ def finish(sums: Sums, *, damping: float = 1e-3) -> Curvature:
             G[layer.name] = identities.setdefault(layer.m, torch.eye(layer.m, dtype=torch.float64))
         else:
             G[layer.name] = damped(factor, damping)
+            if consume:
+                sums.tensors.pop(f"G/{layer.name}", None)
+                give_back()
             bound = seen * draws
             if bound < layer.m and how.name == Kronecker.name:
                 few.append(_deficient(layer, "output-gradient covariance", bound, layer.m))
@@ -256,13 +281,12 @@ def _peek(batches: Iterable[Batch]) -> tuple[Batch, Iterator[Batch]]:
     raise ValueError("there are no calibration batches; pass at least one")
 
 
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def _ignored(_: Tensor) -> None: ...
 
 
 def _deficient(layer: Layer, what: str, rank: int, size: int) -> str:
     return f"layer {layer.name!r}: calibration {what} has rank ≤ {rank} of {size}"
 
 
-def _some(items: list[str], most: int = 5) -> str:
+def some(items: list[str], most: int = 5) -> str:
     return ", ".join(items[:most]) + (f" and {len(items) - most} more" if len(items) > most else "")

@@ -8,9 +8,9 @@ from functools import reduce
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from geocolor import processes
 from geocolor.curvature.curvature import check_inputs, layers_from
 from geocolor.layers import Layer
 from geocolor.schema import Count, Frozen, NamedShape, Text, validated
@@ -72,21 +72,29 @@ class Sums:
         metadata["layers"] = [asdict(layer) for layer in self.layers]
         write_tensors(Path(path), "sums", self.tensors, metadata)
 
+    def times(self, count: int) -> Sums:
+        """What measuring the same data `count` times gives: a bootstrap draws parts of the data with replacement."""
+        return replace(
+            self,
+            tensors={key: count * tensor for key, tensor in self.tensors.items()},
+            positions={name: count * seen for name, seen in self.positions.items()},
+            units=count * self.units,
+            sampled=count * self.sampled,
+            samples=count * self.samples,
+            batches=count * self.batches,
+        )
+
     def all_reduce(self) -> Sums:
-        """The sum over all processes of `torch.distributed`, on each of them."""
+        """The sum over all processes of `torch.distributed`, on each of them; the own part is let go of on the way."""
         shapes = {key: tuple(tensor.shape) for key, tensor in self.tensors.items()}
-        parts: list[tuple[Sums, dict[str, tuple[int, ...]]]] = [(self, {})] * dist.get_world_size()
-        dist.all_gather_object(parts, (replace(self, tensors={}), shapes))
+        parts = processes.gathered((replace(self, tensors={}), shapes))
         total = reduce(operator.add, (counts for counts, _ in parts))
         everywhere = {key: shape for _, known in parts for key, shape in known.items()}
-        device = (
-            torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-        )
+        device = processes.exchange_device()
         for key, shape in sorted(everywhere.items()):
-            own = self.tensors.get(key)
+            own = self.tensors.pop(key, None)
             tensor = torch.zeros(shape, dtype=torch.float64) if own is None else own
-            total.tensors[key] = tensor.to(device, copy=True)
-            dist.all_reduce(total.tensors[key])
+            total.tensors[key] = processes.summed(tensor.to(device, copy=True))
         return total
 
     def _check(self, other: Sums) -> None:

@@ -22,7 +22,7 @@ from geocolor.layers import find_layers
 from geocolor.losses import SquaredError
 from geocolor.manifest import MANIFEST_FILE, write_manifest
 from geocolor.plans import _checksum, read_plan, write_plan
-from geocolor.tensor_files import _digest
+from geocolor.tensor_files import _bytes, _digest, _whole
 from tests.handmade import factors_of, plan_of
 
 Json = Any
@@ -164,7 +164,10 @@ def _header(path: Path) -> Json:
 
 def _sign_tensors(path: Path, document: Json) -> None:
     tensors, text = load(path.read_bytes()), json.dumps(document)
-    path.write_bytes(save(tensors, {"geocolor": text, "sha256": _digest(text, tensors)}))
+    found = {name: _digest(name, tuple(each.shape), each.dtype, _bytes(each)) for name, each in tensors.items()}
+    digests = json.dumps(found)
+    header = {"geocolor": text, "digests": digests, "sha256": _whole(text, digests)}
+    path.write_bytes(save(tensors, header))
 
 
 def _sign_folder(name: str) -> Callable[[Path, Json], None]:

@@ -1,0 +1,34 @@
+"""How much memory there is to use, and how much this process has used."""
+
+import ctypes
+import gc
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+
+
+def peak() -> int:
+    """The most bytes that this process has held at a time, since `forget_peak` where the system can forget."""
+    with suppress(OSError):
+        for line in STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak() -> None:
+    """Give back what is free, and let `peak` begin anew (Linux; elsewhere it stays what it was)."""
+    gc.collect()
+    give_back()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def give_back() -> None:
+    """Return freed memory to the system: glibc keeps it, in pieces between what is in use that fit nothing new."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
