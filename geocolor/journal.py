@@ -30,7 +30,7 @@ from geocolor.atomic import refuse_occupied, write_atomically
 from geocolor.json_files import parse_json, read_json
 from geocolor.tensor_files import read_tensors, write_tensors
 
-RUN_FILE, LEDGER_FILE, LOCK_FILE, WRITTEN_FILE = "run.json", "ledger.jsonl", "lock", "written"
+RUN_FILE, LEDGER_FILE, LOCK_FILE, WRITTEN_FILE, FAILED_FILE = "run.json", "ledger.jsonl", "lock", "written", "failed"
 MEASURED = "measured"
 """Files whose names begin with this depend on the model and the data alone, and outlive a change of settings."""
 
@@ -166,14 +166,15 @@ def kept(
 
     `basis` and `settings` are all that decides the result. An unfinished run with other settings leaves what was
     measured, the rest of it is discarded; one of another basis is refused with `ValueError`, or discarded where
-    `overwrite`.
+    `overwrite`, or where it ended by itself with an error: then there is nothing to wait for.
     """
     folder = journal_folder(out)
     run = json.loads(json.dumps({"format_version": 1, "basis": dict(basis), "settings": dict(settings)}))
     with _locked(folder) as fresh:
         if not fresh:
             _clear_temporaries(folder, out)
-            _keep_what_fits(folder, run, overwrite, say)
+            _keep_what_fits(folder, run, overwrite or (folder / FAILED_FILE).exists(), say)
+            (folder / FAILED_FILE).unlink(missing_ok=True)
         if not (folder / RUN_FILE).exists():
             Journal(folder).part(RUN_FILE).write(lambda path: path.write_text(json.dumps(run, indent=1) + "\n"))
         journal = Journal(folder, say)
@@ -181,12 +182,16 @@ def kept(
             if journal.contents():
                 say(f"going on with the unfinished run in {folder} ({journal.contents()})")
             yield journal
-        except BaseException:
+        except BaseException as error:
             journal.close()
+            failed = isinstance(error, Exception) and not isinstance(error, OSError)
+            if failed:
+                (folder / FAILED_FILE).touch()
             if {file.name for file in folder.iterdir() if file.stat().st_size} <= {RUN_FILE}:
                 _remove(folder)
             else:
-                say(f"what was finished is kept in {folder}, and the same command goes on from there")
+                which = "a command with other settings" if failed else "the same command"
+                say(f"what was finished is kept in {folder}, and {which} goes on from there")
             raise
         journal.finish()
 
@@ -218,7 +223,7 @@ def _is_journal(folder: Path) -> bool:
     return RUN_FILE in names or names <= {LOCK_FILE}
 
 
-def _keep_what_fits(folder: Path, run: Mapping[str, Any], overwrite: bool, say: Callable[[str], None]) -> None:
+def _keep_what_fits(folder: Path, run: Mapping[str, Any], discard: bool, say: Callable[[str], None]) -> None:
     """Discard what another run has left, as far as it cannot serve this one."""
     if not (folder / RUN_FILE).exists():
         return
@@ -226,7 +231,7 @@ def _keep_what_fits(folder: Path, run: Mapping[str, Any], overwrite: bool, say: 
     if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("basis", "settings")):
         found = {"basis": {}, "settings": {}}
     other, unlike = _difference(found["basis"], run["basis"]), _difference(found["settings"], run["settings"])
-    if other and not overwrite:
+    if other and not discard:
         raise ValueError(
             f"{folder} holds an unfinished run with {other}: repeat the command that it was made by, choose another "
             "output folder, or pass --overwrite to begin anew"

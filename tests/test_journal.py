@@ -26,7 +26,7 @@ Batches = list[tuple[Tensor, Tensor]]
 BASIS, SETTINGS = {"model": "abc", "data": "def"}, {"keep": 0.5, "solver": "greedy"}
 
 
-class KilledError(Exception):
+class KilledError(BaseException):
     """What stands for a kill where the process has to go on."""
 
 
@@ -37,11 +37,12 @@ def open_run(out: Path, basis: Mapping[str, Any] = BASIS, settings: Mapping[str,
 
 
 @contextmanager
-def killed(out: Path) -> Iterator[Journal]:
-    """A run that never ends."""
-    with suppress(KilledError), kept(out, BASIS, SETTINGS, say=print) as journal:
+def killed(out: Path, error: BaseException | None = None) -> Iterator[Journal]:
+    """A run that never ends, or ends with an error."""
+    error = error or KilledError()
+    with suppress(type(error)), kept(out, BASIS, SETTINGS, say=print) as journal:
         yield journal
-        raise KilledError
+        raise error
 
 
 def never() -> Any:
@@ -139,6 +140,17 @@ def test_a_run_of_another_model_is_refused_unless_overwritten(tmp_path: Path) ->
     with kept(tmp_path / "out", other, SETTINGS, overwrite=True, say=said.append) as journal:
         assert journal.value("x", lambda: 2) == 2
     assert "discarded" in said[0]
+
+
+def test_a_run_of_another_model_that_failed_is_discarded(tmp_path: Path) -> None:
+    with killed(tmp_path / "out", ValueError("too small")) as journal:
+        journal.value("x", lambda: 1)
+    with killed(tmp_path / "out") as journal:
+        assert journal.value("x", never) == 1
+    with killed(tmp_path / "out", ValueError("other model")):
+        pass
+    with kept(tmp_path / "out", BASIS | {"model": "xyz"}, SETTINGS, say=print) as journal:
+        assert journal.value("x", lambda: 2) == 2
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
