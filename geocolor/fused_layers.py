@@ -35,7 +35,7 @@ class FusedInput(nn.Module):
         for source in (*own, *beyond):
             if isinstance(source, SharedBasis):
                 maps = [_linear(layer.coefficients) for layer in layers if getattr(layer, "right", None) is source]
-                self.coefficients.append(_stack(maps))
+                self.coefficients.append(by_columns(_stack(maps)))
                 self.heights.append([map.out_features for map in maps])
             else:
                 self.coefficients.append(nn.Identity())
@@ -55,6 +55,8 @@ class FusedInput(nn.Module):
                     self._waiting = None
                 return y
         outputs = self._evaluate(x)
+        if len(outputs) == 1:
+            return outputs[0]
         self._waiting = (x, version, [None if i == slot else y for i, y in enumerate(outputs)])
         return outputs[slot]
 
@@ -109,6 +111,8 @@ class FusedLayer(nn.Module):
         self.fused, self.slot = fused, slot
         self.has_bias = factored.bias is not None
         self.left: SharedBasis | None = getattr(factored, "left", None)
+        if self.left is not None:
+            by_columns(_linear(self.left.map))
         self.register_parameter("bias", None if self.left is None else factored.bias)  # type: ignore[arg-type]
         self.in_features, self.out_features = self.layer.n, self.layer.m
         if self.layer.form == "conv1d":
@@ -129,7 +133,9 @@ class FusedLayer(nn.Module):
         if self.left is None:
             assert right is not None
             factored = InLayer(self.layer, coefficients, right)
-        elif right is None:
+            return factored.train(self.training)
+        self.left.map.weight.data = self.left.map.weight.data.contiguous()
+        if right is None:
             factored = OutLayer(self.layer, coefficients, self.left, bias)
         else:
             factored = BothLayer(self.layer, coefficients, self.left, right, bias)
@@ -146,6 +152,18 @@ class FusedLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"kind={self.kind}, {self.layer.m} × {self.layer.n}, slot {self.slot}"
+
+
+def by_columns(map: nn.Linear) -> nn.Linear:
+    """The same map, in place, with a weight that is taller than wide laid out column by column, where that is faster.
+
+    On a CPU in float32, products of few positions with coefficients run 1.2 to 1.8 times as fast so (2048 × 512: 440
+    against 240 µs), and those of many as fast as row by row.
+    """
+    weight = map.weight
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.shape[0] > weight.shape[1]:
+        weight.data = weight.data.t().contiguous().t()
+    return map
 
 
 def by_source(layers: Sequence[FactoredLayer]) -> list[FactoredLayer]:

@@ -15,9 +15,10 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
     """A form to run, not to save: factored layers that read one input become few products, as `FusedInput` says.
 
     q, k and v on a shared basis take two products instead of six, on bases of their own four. Which layers read one
-    tensor is known from the plan (it was seen when the model was measured). Outputs agree up to rounding, gradients
-    flow, the number of parameters stays. `unfuse` undoes it; save the model before it is fused. Convolutions and
-    layers that carry adapters or are quantized stay as they are.
+    tensor is known from the plan (it was seen when the model was measured). On a CPU, coefficients are laid out for few
+    positions at a time (`by_columns`), those of layers that read an input alone too. Outputs agree up to rounding,
+    gradients flow, the number of parameters stays. `unfuse` undoes it; save the model before it is fused. Convolutions
+    and layers that carry adapters or are quantized stay as they are.
     """
     target = model if inplace else copy.deepcopy(model)
     layers = {name: layer for name, layer in factored_layers(target).items() if _is_plain(layer)}
@@ -72,12 +73,12 @@ def _is_plain(layer: FactoredLayer) -> bool:
 
 
 def _alike(layers: list[FactoredLayer]) -> list[list[FactoredLayer]]:
-    """Groups of two and more layers of one dtype and device."""
+    """Groups of one dtype and device."""
     groups: dict[tuple[torch.dtype, torch.device], list[FactoredLayer]] = {}
     for layer in layers:
         weight = layer.coefficients.weight
         groups.setdefault((weight.dtype, weight.device), []).append(layer)
-    return [group for group in groups.values() if len(group) > 1]
+    return list(groups.values())
 
 
 def _refuse_to_save(*_: Any, **__: Any) -> None:

@@ -251,6 +251,24 @@ def test_copies_moves_and_state_dicts_work_as_for_any_module(make: Callable[[], 
     assert {p.dtype for p in fused.parameters()} == {torch.float64}
 
 
+def test_coefficients_taller_than_wide_are_laid_out_by_columns_and_back() -> None:
+    fused = fuse(readers())
+    tall = fused.layers[0].fused.coefficients[0].weight  # type: ignore[index, union-attr]
+    assert tall.shape == (24, 5)
+    assert tall.stride() == (1, 24)
+    assert fused.layers[4].left.map.weight.stride() == (1, 12)  # type: ignore[index, union-attr]
+    assert fused.layers[0].fused.stacked.weight.is_contiguous()  # type: ignore[index, union-attr]
+    assert all(parameter.is_contiguous() for parameter in unfuse(fused).parameters())
+    assert copy.deepcopy(fused).layers[0].fused.coefficients[0].weight.stride() == (1, 24)  # type: ignore[index, union-attr]
+
+
+def test_a_layer_alone_holds_no_input() -> None:
+    model = known(Readers().eval(), [("in", ["layers.0"], 5)], {})
+    fused = fuse(model)
+    torch.testing.assert_close(fused(X), model(X))
+    assert fused.layers[0].fused._waiting is None  # type: ignore[index, union-attr]
+
+
 def test_tied_embeddings_stay_tied() -> None:
     model = with_inputs(llama())
     model.lm_head.weight = model.model.embed_tokens.weight  # type: ignore[union-attr]
@@ -311,4 +329,6 @@ def test_a_measured_plan_knows_what_can_be_fused(network: nn.Module, curvature: 
     x = torch.randn(4, 6, 8)
     torch.testing.assert_close(fused(x), smaller(x))
     names = [name for name, module in fused.named_modules() if isinstance(module, FusedLayer)]
-    assert names == ["blocks.0.q", "blocks.0.k", "blocks.1.q", "blocks.1.k"]
+    assert names == list(factored_layers(smaller))
+    assert fused.blocks[0].q.fused is fused.blocks[0].k.fused  # type: ignore[index, union-attr]
+    assert fused.blocks[0].q.fused is not fused.blocks[0].o.fused  # type: ignore[index, union-attr]
