@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from geocolor.atomic import write_atomically
 from geocolor.evaluation import Comparison
 from geocolor.flops import plan_flops, plan_flops_dense, slow_layers
@@ -23,6 +25,8 @@ def plan_report(plan: Plan) -> Report:
         "max_flops": plan.max_flops,
         "parameters_dense": plan.parameters_dense,
         "parameters": plan.parameters,
+        "bytes_dense": plan.parameters_dense * _value_bytes(plan),
+        "bytes": plan.parameters * _value_bytes(plan),
         "flops_per_position_dense": plan_flops_dense(plan),
         "flops_per_position": sum(plan_flops(plan).values()),
         "layers_slower_than_dense": len(slow_layers(plan)),
@@ -33,6 +37,12 @@ def plan_report(plan: Plan) -> Report:
         "lower_bound": plan.lower_bound,
         "gap": plan.gap,
     }
+
+
+def _value_bytes(plan: Plan) -> int:
+    """Bytes of a parameter in the dtype that the plan's model was held in; of several the widest."""
+    dtypes = [getattr(torch, name, None) for name in plan.fingerprint.dtype.split(",")]
+    return max((dtype.itemsize for dtype in dtypes if isinstance(dtype, torch.dtype)), default=4)
 
 
 def comparison_report(compared: Comparison) -> Report:

@@ -15,9 +15,12 @@ import geocolor
 from geocolor.budget import Limits, allocate
 from geocolor.flops import plan_flops, plan_flops_dense
 from geocolor.graph import CostGraph
+from geocolor.pipeline import Clock, Settings, prepare
 from geocolor.planning import budgeted, limits
 from geocolor.plans import PlannedClass, class_parameters, read_plan, shapes_of, write_plan
+from geocolor.preflight import check_settings
 from geocolor.rate_distortion import Option
+from geocolor.report import plan_report
 from solvers import Coloring
 from tests.conftest import Network
 
@@ -196,6 +199,31 @@ def test_a_model_compressed_by_flops_alone_takes_no_more_of_them(
         2 * plan.layers[cls.layers[0]].m * plan.layers[cls.layers[0]].n for cls in plan.classes if cls.kind == "dense"
     )
     assert sum(geocolor.flops.flops(smaller).values()) + dense <= 0.5 * plan_flops_dense(plan)
+
+
+def test_a_report_counts_parameters_bytes_and_flops(graph: CostGraph) -> None:
+    report = plan_report(geocolor.plan(graph, 0.8, max_flops=0.6))
+    assert report["bytes"] == 4 * report["parameters"]
+    assert report["bytes_dense"] == 4 * report["parameters_dense"]
+    assert report["flops_per_position"] <= 0.6 * report["flops_per_position_dense"]
+    assert (report["keep"], report["max_flops"]) == (0.8, 0.6)
+
+
+def test_settings_on_flops_are_checked_before_anything_runs() -> None:
+    check_settings(Settings(max_flops=0.5))
+    for wrong, sentence in [
+        (Settings(max_flops=0.0), "--max-flops is the fraction of FLOPs that remain, above 0 and at most 1; got 0"),
+        (Settings(), "Pass --keep .*--max-flops"),
+        (Settings(keep=0.5, max_flops=0.5, preset="svd"), "--max-flops belongs to the search"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            check_settings(wrong)
+
+
+def test_a_run_with_probes_meets_a_budget_on_flops(network: nn.Module, batches: list[Any]) -> None:
+    prepared = prepare(network, batches, Settings(max_flops=0.6, time_limit=3, solver="greedy"), clock=Clock())
+    assert cost(prepared.plan) <= 0.6
+    assert prepared.plan.keep is None
 
 
 def test_limits_weigh_their_sizes() -> None:
