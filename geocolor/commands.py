@@ -26,7 +26,7 @@ from geocolor.demo import run as run_demo
 from geocolor.digests import digest_of, digest_of_model
 from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
-from geocolor.forecast import Forecast, forecast, forecast_refinement
+from geocolor.forecast import Forecast, forecast, forecast_measuring, forecast_refinement
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
@@ -153,6 +153,7 @@ def measure(
     samples: int | None,
     pairs: bool,
     overwrite: bool,
+    dry_run: bool = False,
 ) -> Report:
     """In each of the processes that torchrun started; the first of them prints and writes."""
     check_settings(settings)
@@ -165,6 +166,11 @@ def measure(
         model, tokenizer = _opened(console, source, settings)
         model = model.to(device)
         calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
+        if processes.world() == 1:
+            expecting = partial(forecast_measuring, model, calibration, settings, pairs=pairs)
+            if dry_run:
+                return _expected(console, expecting())
+            _announce(out, expecting)
         clock = Clock()
         basis, told = _measured(model, calibration, settings), asdict(settings) | {"pairs": pairs}
         with _kept(own_place(out), basis, told, overwrite) as journal:

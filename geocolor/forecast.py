@@ -17,13 +17,13 @@ from torch import nn
 
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
+from geocolor.memory import peak, resident
 from geocolor.modes import evaluating
 from geocolor.pace import Pace, pace_of, positions_in
 from geocolor.parameters import parameter_bytes
 from geocolor.pipeline import AGGREGATES, UPDATED_BELOW, Settings
 from geocolor.presets import GEO_SHARING, SEARCHED
 from geocolor.probes import spread
-from geocolor.process_memory import peak_resident, resident
 from geocolor.rate_distortion import can_share
 from geocolor.refinement import RefineSettings, trainable
 from geocolor.report import Report
@@ -79,15 +79,8 @@ def forecast(
 
     Raises `ValueError` for the preset "geo-sharing": how many Hessian-vector products its axes take is not known.
     """
-    if settings.preset == GEO_SHARING:
-        raise ValueError(f"what --preset {GEO_SHARING} takes cannot be foreseen: its axes are found by iteration")
-    loss = default_loss(model, calibration[0]) if loss is None else loss
-    layers = find_layers(model, settings.include, settings.exclude)
-    bounded = settings.keep or settings.max_flops
-    several = settings.aggregate is None and bounded is not None and settings.probes > 0
-    powers = AGGREGATES if several else (settings.aggregate or 1.0,)
-    pace = pace_of(model, layers, typical(calibration), settings, loss, powers, timer)
-    work = _Work(model, [layer for layer in layers if layer.name in pace.layers], calibration, settings, pace)
+    work, powers = _timed(model, calibration, settings, loss, timer)
+    pace, bounded = work.pace, settings.keep or settings.max_flops
     searched, probed = settings.preset == SEARCHED, settings.preset == SEARCHED and settings.probes > 0
     seconds = {"measure": pace.measured * positions_in(calibration)}
     if probed:
@@ -109,6 +102,44 @@ def forecast(
         seconds["evaluate"] = pace.forward * (3 * positions_in(test) + 12 * positions_in(test[:1]))
     memory = work.memory(searched, probed, test, refinement is not None) + PICTURE_MEMORY
     return Forecast(seconds, search, memory, work.disk(searched, test is not None, refinement is not None))
+
+
+def forecast_measuring(
+    model: nn.Module,
+    calibration: Sequence[Batch],
+    settings: Settings,
+    *,
+    pairs: bool = True,
+    loss: Loss | None = None,
+    timer: Callable[[], float] = time.perf_counter,
+) -> Forecast:
+    """Of `measure_into` in one process."""
+    work, _ = _timed(model, calibration, settings, loss, timer)
+    seconds = {"measure": work.pace.measured * positions_in(calibration)}
+    if settings.probes:
+        seconds["calibrate"] = work.calibrating()
+    seconds["price"] = work.whitening() + (work.pace.pairs if pairs else 0.0)
+    disk = work.disk(pairs, False, False) + round(work.hulls_on_disk if pairs else 0)
+    return Forecast(seconds, 0.0, work.memory(pairs, False, None, False), disk)
+
+
+def _timed(
+    model: nn.Module,
+    calibration: Sequence[Batch],
+    settings: Settings,
+    loss: Loss | None,
+    timer: Callable[[], float],
+) -> tuple[_Work, tuple[float, ...]]:
+    """The work of a run at this machine's pace, and the powers of the damage that plans are made under."""
+    if settings.preset == GEO_SHARING:
+        raise ValueError(f"what --preset {GEO_SHARING} takes cannot be foreseen: its axes are found by iteration")
+    loss = default_loss(model, calibration[0]) if loss is None else loss
+    layers = find_layers(model, settings.include, settings.exclude)
+    bounded = settings.keep is not None or settings.max_flops is not None
+    several = settings.aggregate is None and bounded and settings.probes > 0
+    powers = AGGREGATES if several else (settings.aggregate or 1.0,)
+    pace = pace_of(model, layers, typical(calibration), settings, loss, powers, timer)
+    return _Work(model, [layer for layer in layers if layer.name in pace.layers], calibration, settings, pace), powers
 
 
 def forecast_refinement(
@@ -144,7 +175,7 @@ def forecast_refinement(
         "save and load": PICTURE_SECONDS,
         "evaluate": forward * (3 * positions_in(test) + 12 * positions_in(test[:1])),
     }
-    memory = max(peak_resident(), resident() + 16 * size + parameter_bytes(model))
+    memory = max(peak(), resident() + 16 * size + parameter_bytes(model))
     return Forecast(seconds, 0.0, memory, 2 * 16 * size + parameter_bytes(model) + SMALL_FILES)
 
 
@@ -242,6 +273,10 @@ class _Work:
         """Parameters of the factors."""
         return self.keep * sum(layer.parameters for layer in self.layers)
 
+    @property
+    def hulls_on_disk(self) -> float:
+        return self.pace.pair_count * self.pace.points * POINT_ON_DISK
+
     def factors(self) -> float:
         """Bytes of A and G of all layers, float64."""
         inputs = sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
@@ -254,17 +289,25 @@ class _Work:
         widest = max(max(layer.m, layer.n) for layer in self.layers)
         priced = 2 * curvature + weights + 6 * DOUBLE * widest**2
         if searched and self.pace.pair_count:
-            priced += remembered + hulls
+            priced += remembered
+        if self.settings.memory is not None:  # the rest is read from files
+            priced = min(priced, self.settings.memory - self.pace.resident)
+        if searched:
+            priced += hulls
         copies = parameter_bytes(self.model) + DOUBLE * self.kept() if probed or test else 0.0
         trained = 16 * self.kept() if refined else 0.0
         measuring = self.pace.peak + curvature  # A and G beside the sums
+        if self.settings.memory is not None:
+            measuring = max(self.pace.peak, min(measuring, self.settings.memory))
         largest = max(positions_in([batch]) for batch in [*self.calibration, *(test or ())])
         passing = self.pace.activations * largest
         return round(max(measuring, self.pace.resident + priced + copies + max(trained, passing)))
 
     def disk(self, searched: bool, carried_out: bool, refined: bool) -> int:
         curvature = self.factors()
-        found = curvature + (self.pace.pair_count * self.pace.points * POINT_ON_DISK if searched else 0.0)
+        if self.settings.memory is not None:
+            curvature *= 2  # windows, and then the roots
+        found = curvature + (self.hulls_on_disk if searched else 0.0)
         if carried_out:
             whole = parameter_bytes(self.model)
             found += DOUBLE * self.kept() + whole * self.keep + (32 * self.kept() if refined else 0.0)

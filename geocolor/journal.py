@@ -149,7 +149,8 @@ def journal_folder(out: Path) -> Path:
 
 def refuse_output(out: Path, overwrite: bool) -> None:
     """`refuse_occupied`, but for what a killed run of the same command has put there just before it ended."""
-    own = (journal_folder(out) / WRITTEN_FILE).exists() and (out / "plan.json").exists()
+    begun = (journal_folder(out) / WRITTEN_FILE).exists()
+    own = begun and any((out / name).exists() for name in ("plan.json", "curvature.safetensors"))
     refuse_occupied(out, overwrite or own)
 
 

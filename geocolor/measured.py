@@ -105,6 +105,9 @@ def measure_into(
             write_prices(graph, checksum(folder / CURVATURE), folder / PRICES)
 
     if processes.rank() == 0:
+        journal = journal or Journal()
+        overwrite = overwrite or journal.written
+        journal.writes_now()
         with clock("write"):
             replace_directory(out, write, overwrite)
     processes.gathered(None)  # the journals are needed until the output stands

@@ -5,19 +5,21 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from geocolor.bases import Metric, Roots, damage_alone, factorize, metric, square_root
-from geocolor.curvature import Curvature, accumulate, finish
+from geocolor.curvature import accumulate, finish
+from geocolor.curvature.windows import input_groups, windows
 from geocolor.layers import Layer, weight_of
 from geocolor.losses import Batch, Loss, device_of, move
+from geocolor.memory import forget_peak, peak, resident
 from geocolor.modes import evaluating
 from geocolor.pipeline import Settings, estimate_of
-from geocolor.process_memory import peak_resident, resident
 from geocolor.rate_distortion import Options, can_share, options
 
 #: Wider matrices are timed in part, and scaled by the cube of the width.
@@ -73,7 +75,11 @@ def pace_of(
     powers: Sequence[float],
     timer: Timer = time.perf_counter,
 ) -> Pace:
-    """Costs two forward passes, one measured batch, and each piece once for each shape of layer and kind of pair."""
+    """Costs two forward passes, one measured batch, and each piece once for each shape of layer and kind of pair.
+
+    Where `settings.memory` does not hold the statistics of all layers, a window of them is measured, and the others are
+    timed on made-up factors.
+    """
     batch = move(batch, device_of(model))
     positions = positions_in([batch])
     with evaluating(model):
@@ -81,35 +87,47 @@ def pace_of(
         units = loss.units(outputs, batch)
         forward, _ = _timed(timer, lambda: loss.forward(model, batch))
     del outputs
+    before = peak()
+    forget_peak()
+    passes, window = 1, list(layers)
+    if settings.memory is not None:
+        inputs = input_groups(model, batch, loss, layers)
+        ran = [layer for layer in layers if layer.name in inputs]
+        several = windows(ran, inputs, settings.memory - peak(), settings.memory)
+        passes, window = len(several), several[0]
     held = resident()
     measured, sums = _timed(
         timer,
         lambda: accumulate(
-            model, [batch], loss, layers, estimate=estimate_of(settings), draws=settings.draws, seed=settings.seed
+            model, [batch], loss, window, estimate=estimate_of(settings), draws=settings.draws, seed=settings.seed
         ),
     )
-    peak = peak_resident()
+    most = peak()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the run itself will say it
         curvature = finish(sums)
+    if settings.memory is None:
+        inputs = dict(curvature.inputs)
+        ran = list(curvature.layers)
+    factors = _Factors(curvature.A, curvature.G, inputs)
     budget = settings.keep or settings.max_flops or 0.8
     shapes: dict[tuple[int, int], LayerPace] = {}
-    for layer in curvature.layers:
+    for layer in ran:
         if (layer.m, layer.n) not in shapes:
-            shapes[layer.m, layer.n] = _layer_pace(model, layer, curvature, budget, timer)
-    seconds, count, points = _pairs(model, curvature, settings, powers, timer)
+            shapes[layer.m, layer.n] = _layer_pace(model, layer, factors, budget, timer)
+    seconds, count, points = _pairs(model, ran, factors, settings, powers, timer)
     return Pace(
         forward=forward / positions,
-        measured=measured / positions,
-        layers={layer.name: shapes[layer.m, layer.n] for layer in curvature.layers},
+        measured=passes * measured / positions,
+        layers={layer.name: shapes[layer.m, layer.n] for layer in ran},
         pairs=seconds,
         pair_count=count,
         points=points,
         units=units / positions,
-        inputs=curvature.inputs,
+        inputs=inputs,
         resident=held,
-        peak=peak,
-        activations=max(peak - held, 0) / positions,
+        peak=max(before, most),
+        activations=max(most - held, 0) / positions,
     )
 
 
@@ -136,19 +154,43 @@ def _part(layer: Layer) -> tuple[int, int, float]:
     return max(2, round(layer.m / scale)), max(2, round(layer.n / scale)), scale**3
 
 
-def _member(model: nn.Module, layer: Layer, curvature: Curvature, roots: Roots) -> Metric:
+@dataclass(frozen=True)
+class _Factors:
+    """A and G of layers: those measured, or made-up ones of the same size; `inputs` groups layers that share A."""
+
+    A: Mapping[str, Tensor]
+    G: Mapping[str, Tensor]
+    inputs: Mapping[str, str]
+    made: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+
+    def of(self, layer: Layer) -> tuple[Tensor, Tensor]:
+        """The part of A and G that is timed; whole ones are the very tensors, so that roots are shared."""
+        m, n, _ = _part(layer)
+        A = self.A.get(layer.name) if layer.name in self.A else self._made(self.inputs[layer.name], n)
+        G = self.G.get(layer.name) if layer.name in self.G else self._made("", m)
+        assert A is not None
+        assert G is not None
+        return (A if n == len(A) else A[:n, :n]), (G if m == len(G) else G[:m, :m])
+
+    def _made(self, name: str, size: int) -> Tensor:
+        if (name, size) not in self.made:
+            drawn = torch.randn(size, 2 * size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+            self.made[name, size] = drawn @ drawn.T / (2 * size)
+        return self.made[name, size]
+
+
+def _member(model: nn.Module, layer: Layer, factors: _Factors, roots: Roots) -> Metric:
     m, n, _ = _part(layer)
-    A, G = curvature.A[layer.name], curvature.G[layer.name]
-    return metric(
-        weight_of(model, layer)[:m, :n], G if m == layer.m else G[:m, :m], A if n == layer.n else A[:n, :n], roots
-    )
+    A, G = factors.of(layer)
+    return metric(weight_of(model, layer)[:m, :n].cpu(), G, A, roots)
 
 
-def _layer_pace(model: nn.Module, layer: Layer, curvature: Curvature, keep: float, timer: Timer) -> LayerPace:
+def _layer_pace(model: nn.Module, layer: Layer, factors: _Factors, keep: float, timer: Timer) -> LayerPace:
     m, n, times = _part(layer)
-    root_in, _ = _timed(timer, lambda: square_root(curvature.A[layer.name][:n, :n]))
-    root_out, _ = _timed(timer, lambda: square_root(curvature.G[layer.name][:m, :m]))
-    both, member = _timed(timer, lambda: _member(model, layer, curvature, Roots()))
+    A, G = factors.of(layer)
+    root_in, _ = _timed(timer, partial(square_root, A))
+    root_out, _ = _timed(timer, partial(square_root, G))
+    both, member = _timed(timer, lambda: _member(model, layer, factors, Roots()))
     spectrum, _ = _timed(timer, lambda: damage_alone(member))
     rank = min(max(1, int(keep * m * n / (m + n))), min(m, n) - 1)
     fit, _ = _timed(timer, lambda: factorize("in", {layer.name: member}, rank))
@@ -157,25 +199,30 @@ def _layer_pace(model: nn.Module, layer: Layer, curvature: Curvature, keep: floa
 
 
 def _pairs(
-    model: nn.Module, curvature: Curvature, settings: Settings, powers: Sequence[float], timer: Timer
+    model: nn.Module,
+    layers: Sequence[Layer],
+    factors: _Factors,
+    settings: Settings,
+    powers: Sequence[float],
+    timer: Timer,
 ) -> tuple[float, int, float]:
     """Seconds for pricing all pairs that could share a basis, their number, and the mean points of their hulls."""
     found: dict[tuple[object, ...], list[tuple[Layer, Layer]]] = {}
-    for i, one in enumerate(curvature.layers):
-        for other in curvature.layers[:i]:
+    for i, one in enumerate(layers):
+        for other in layers[:i]:
             if any(can_share((one, other), kind) for kind in settings.kinds):
-                same = curvature.inputs[one.name] == curvature.inputs[other.name]
+                same = factors.inputs[one.name] == factors.inputs[other.name]
                 found.setdefault((*sorted([(one.m, one.n), (other.m, other.n)]), same), []).append((other, one))
     kinds = sorted(found.values(), key=lambda pairs: len(pairs) * _size(pairs[0]), reverse=True)
     roots, seconds, points, work = Roots(), 0.0, 0.0, 0.0
     for pairs in kinds[:MOST_KINDS]:
         shapes = [_part(layer) for layer in pairs[0]]
-        layers = [
+        parts = [
             Layer(layer.name, m, n, layer.form if times == 1 else "linear", layer.geometry if times == 1 else ())
             for layer, (m, n, times) in zip(pairs[0], shapes, strict=True)
         ]
-        members = [_member(model, layer, curvature, roots) for layer in pairs[0]]
-        price = partial(options, layers, members, settings.kinds, powers)
+        members = [_member(model, layer, factors, roots) for layer in pairs[0]]
+        price = partial(options, parts, members, settings.kinds, powers)
         first, _ = _timed(timer, price)  # what layers remember is computed with the first pair that they are in
         again, priced = _timed(timer, partial(_hulls, price))
         times = max(shape[2] for shape in shapes)

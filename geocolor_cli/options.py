@@ -214,6 +214,8 @@ class Measure:
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
     no_pairs: Flag = False
     """Price no pairs of layers; `geocolor plan` does."""
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected, in one process."""
     overwrite: Flag = False
     """Replace what the output folder holds."""
     json: OptionalFile = None
@@ -234,6 +236,7 @@ class Measure:
             self.source.samples,
             not self.no_pairs,
             self.overwrite,
+            self.dry_run,
         )
 
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from geocolor.backend import plan_of
-from geocolor.forecast import forecast, forecast_refinement, typical
+from geocolor.forecast import forecast, forecast_measuring, forecast_refinement, typical
+from geocolor.layers import Layer
 from geocolor.pace import positions_in
 from geocolor.pipeline import Clock, Settings, carried_out, prepare
 from geocolor.refinement import RefineSettings
@@ -100,6 +101,26 @@ def test_every_step_of_a_run_is_foreseen(network: nn.Module, batches: Batches) -
     assert plan_of(smaller) is not None
     again = forecast_refinement(smaller, network, batches, refinement, batches)
     assert list(again.seconds) == ["refine", "save and load", "evaluate"]
+
+
+def test_measuring_alone_is_foreseen(network: nn.Module, batches: Batches) -> None:
+    expected = forecast_measuring(network, batches, Settings(keep=0.8))
+    assert list(expected.seconds) == ["measure", "calibrate", "price"]
+    assert expected.search == 0
+    assert forecast_measuring(network, batches, Settings(keep=0.8), pairs=False).disk < expected.disk
+
+
+def test_windows_are_measured_one_by_one(network: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_by_one(layers: list[Layer], *_: object) -> list[list[Layer]]:
+        return [[layer] for layer in layers]
+
+    monkeypatch.setattr("geocolor.pace.windows", one_by_one)
+    ticks = iter(range(10**6))
+    bounded = Settings(keep=0.8, memory=10**12)
+    whole = forecast(network, batches, Settings(keep=0.8), timer=lambda: next(ticks))
+    windows = forecast(network, batches, bounded, timer=lambda: next(ticks))
+    assert windows.seconds["measure"] == pytest.approx(6 * whole.seconds["measure"])
+    assert windows.seconds["price"] == whole.seconds["price"]
 
 
 def test_a_preset_is_foreseen_without_search(network: nn.Module, batches: Batches) -> None:
