@@ -30,6 +30,7 @@ from geocolor.budget import UnreachableError, count_bases
 from geocolor.curvature.exact import Kind
 from geocolor.curvature.lanczos import LanczosCurvature, Which, measure_axes
 from geocolor.graph import medoid_rank
+from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
 from geocolor.losses import Batch, Loss, default_loss, device_of, head, move
 from geocolor.modes import evaluating
@@ -70,11 +71,14 @@ def geo_sharing(
     time_limit: float = 60.0,
     seed: int = 0,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> tuple[Plan, LanczosCurvature]:
     """`measure_axes` on a few calibration samples, spread over some batches, and `plan_geo_sharing`.
 
-    At most `samples`, fewer where they hold more than `units` of the loss (tokens) together, at least one.
+    At most `samples`, fewer where they hold more than `units` of the loss (tokens) together, at least one. What the
+    `journal` holds is not done again.
     """
+    journal = journal or Journal()
     loss = default_loss(model, calibration[0]) if loss is None else loss
     one = move(head(calibration[0], 1), device_of(model))
     with evaluating(model):
@@ -90,21 +94,25 @@ def geo_sharing(
         layers=layers,
         seed=seed,
         progress=progress,
+        journal=journal,
     )
-    made = plan_geo_sharing(
-        model,
-        curvature,
-        keep=keep,
-        bases=bases,
-        rank_fraction=rank_fraction,
-        beta=beta,
-        mode=mode,
-        solver=solver,
-        time_limit=time_limit,
-        seed=seed,
-        progress=progress,
-    )
-    return made, curvature
+
+    def planned() -> dict[str, Any]:
+        return plan_geo_sharing(
+            model,
+            curvature,
+            keep=keep,
+            bases=bases,
+            rank_fraction=rank_fraction,
+            beta=beta,
+            mode=mode,
+            solver=solver,
+            time_limit=time_limit,
+            seed=seed,
+            progress=progress,
+        ).model_dump(mode="json")
+
+    return Plan.model_validate(journal.value("plan", planned)), curvature
 
 
 def plan_geo_sharing(

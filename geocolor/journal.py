@@ -272,6 +272,8 @@ def _open_ledger(path: Path) -> tuple[dict[str, Any], io.FileIO]:
             if checksum != f"{zlib.crc32(text):08x}".encode():
                 raise ValueError(f"{path}, line {number} is damaged: remove {path.parent} to begin anew")
             entry = parse_json(text, f"{path}, line {number}", f"Remove {path.parent} to begin anew")
+            if not isinstance(entry, dict) or set(entry) != {"key", "value"} or not isinstance(entry["key"], str):
+                raise ValueError(f"{path}, line {number} is no entry of a journal: remove {path.parent} to begin anew")
             known[entry["key"]] = entry["value"]
             whole += len(line)
     ledger = io.FileIO(path, "a")

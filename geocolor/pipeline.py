@@ -132,7 +132,7 @@ def prepare(
     it, used where it was with the same settings. What the `journal` holds of the same run is not done again.
     """
     if settings.preset == GEO_SHARING:
-        return _by_axes(model, calibration, settings, loss=loss, clock=clock, progress=progress)
+        return _by_axes(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
     preset = find_preset(settings.preset)
     if preset is not None:
         return _by_preset(
@@ -261,6 +261,7 @@ def _by_axes(
     loss: Loss | None,
     clock: Clock,
     progress: bool,
+    journal: Journal | None,
 ) -> Prepared:
     """Geo-Sharing."""
     with clock("measure and plan"):
@@ -278,6 +279,7 @@ def _by_axes(
             time_limit=settings.time_limit,
             seed=settings.seed,
             progress=progress,
+            journal=journal,
         )
     return Prepared(curvature, None, made)
 

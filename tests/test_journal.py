@@ -2,11 +2,7 @@
 
 import json
 import math
-import os
 import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import geocolor
+from geocolor.curvature import LanczosCurvature
 from geocolor.digests import digest_of, digest_of_model
 from geocolor.hull_files import as_tensors, from_tensors
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
@@ -221,32 +218,58 @@ def test_steps_gone_on_with_give_what_they_give_in_one_go(
     assert found.plan.model_copy(update={"seconds": 0.0}) == whole.plan.model_copy(update={"seconds": 0.0})
 
 
-def small_files_only() -> None:
-    """What a full disk looks like."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+def test_axes_of_the_hessian_are_found_once(
+    network: nn.Module, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(preset="geo-sharing", bases=2, axes=3, include=("blocks.0.*",))
+    whole = prepare(network, batches, settings, clock=Clock())
+    with killed(tmp_path / "out") as journal:
+        prepare(network, batches, settings, clock=Clock(), journal=journal)
+    monkeypatch.setattr("geocolor.curvature.lanczos.layer_axes", never)
+    monkeypatch.setattr("geocolor.geo_sharing.plan_geo_sharing", never)
+    with killed(tmp_path / "out") as journal:
+        found = prepare(network, batches, settings, clock=Clock(), journal=journal)
+    assert isinstance(found.curvature, LanczosCurvature)
+    assert isinstance(whole.curvature, LanczosCurvature)
+    for name, axes in whole.curvature.axes.items():
+        assert torch.equal(axes.vectors, found.curvature.axes[name].vectors)
+        assert torch.equal(axes.values, found.curvature.axes[name].values)
+        assert (axes.trace, axes.products) == (found.curvature.axes[name].trace, found.curvature.axes[name].products)
+    assert found.curvature.units == whole.curvature.units
+    assert found.plan.model_copy(update={"seconds": 0.0}) == whole.plan.model_copy(update={"seconds": 0.0})
 
 
-def test_a_full_disk_is_told_and_what_was_recorded_is_kept(tmp_path: Path) -> None:
-    script = (
-        "import sys; from pathlib import Path; from geocolor.journal import kept\n"
-        "with kept(Path(sys.argv[1]), {}, {}, say=lambda said: print(said, file=sys.stderr)) as journal:\n"
-        "    print(journal.value('small', lambda: 'x'))\n"
-        "    try:\n"
-        "        journal.value('large', lambda: 'x' * 10000)\n"
-        "    except OSError as error:\n"
-        "        print(error, flush=True); raise SystemExit(3)\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "out")]
-    full = subprocess.run(command, preexec_fn=small_files_only, capture_output=True, text=True)
-    assert full.returncode == 3, full.stderr
-    assert "cannot record what is finished in" in full.stdout
-    assert "free some space there and type the same command again" in full.stdout
-    assert "what was finished is kept in" in full.stderr
-    again = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    assert again.returncode == 0, again.stderr
-    assert "going on with the unfinished run" in again.stderr
-    assert not (tmp_path / "out.partial").exists()
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """What a full disk looks like: no file may grow past 4 KB (SIGXFSZ is ignored by Python)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("large", ["value", "tensors"])
+def test_a_full_disk_is_told_and_what_was_recorded_is_kept(tmp_path: Path, large: str) -> None:
+    said: list[str] = []
+    sentence = r"cannot record what is finished in .*: free some space there and type the same command again"
+
+    def fills_the_disk() -> None:
+        with kept(tmp_path / "out", BASIS, SETTINGS, say=said.append) as journal, full_disk():
+            assert journal.value("small", lambda: "x") == "x"
+            if large == "value":
+                journal.value("large", lambda: "x" * 10_000)
+            journal.tensors("large-0", lambda: {"large": torch.zeros(10_000)})
+
+    with pytest.raises(OSError, match=sentence):
+        fills_the_disk()
+    assert "what was finished is kept in" in said[-1]
+    assert [file.name for file in tmp_path.iterdir()] == ["out.partial"]
+    with killed(tmp_path / "out") as journal:
+        assert journal.value("small", never) == "x"
+        assert journal.value("large", lambda: "y") == "y"
+        assert journal.tensors("large-0", lambda: {"a": torch.zeros(1)}).keys() == {"a"}
 
 
 def test_what_a_run_was_is_said_in_its_folder(tmp_path: Path) -> None:

@@ -20,10 +20,12 @@ zero and the measured one rises again.
 from __future__ import annotations
 
 import copy
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +39,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from geocolor.curvature.curvature import layers_from
 from geocolor.curvature.exact import Kind
+from geocolor.journal import Journal
 from geocolor.layers import Layer, as_matrix, as_stored, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.modes import evaluating
@@ -202,6 +205,7 @@ def measure_axes(
     seed: int = 0,
     hold: bool = True,
     progress: bool = False,
+    journal: Journal | None = None,
 ) -> LanczosCurvature:
     """The `axes` flattest (`minor`, the paper's) or sharpest (`leading`) directions of every layer's Hessian block.
 
@@ -213,7 +217,8 @@ def measure_axes(
     (half precision in a float32 copy), Lanczos' recurrence in float64; the same seed and batches give the same axes.
 
     Time and memory grow with the number of batches, so a few dozen samples are meant. With `hold` the graphs of all
-    batches are kept while a layer is worked on; without it one batch is in memory at a time, at twice the time.
+    batches are kept while a layer is worked on; without it one batch is in memory at a time, at twice the time. Layers
+    whose axes the `journal` holds are passed over.
 
     Attention runs on torch's math path, since the fused kernels cannot be differentiated twice. Raises `ValueError`
     where a layer has no more than `axes` weights, is not reached, has no curvature or one that is not finite, or where
@@ -228,12 +233,11 @@ def measure_axes(
     loss = default_loss(model, batches[0]) if loss is None else loss
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
         model = copy.deepcopy(model).float()
-    found: dict[str, Axes] = {}
-    units = 0
-    for layer in track(chosen, f"finding {which} axes of the Hessian", wanted=progress):
+    journal, found, units = journal or Journal(), dict[str, Axes](), 0
+
+    def tensors_of(layer: Layer) -> dict[str, Tensor]:
         with hessian_product(model, layer, batches, loss, kind=kind, hold=hold) as (product, counted):
-            units = counted
-            found[layer.name] = layer_axes(
+            each = layer_axes(
                 layer,
                 product,
                 device_of(model),
@@ -243,6 +247,16 @@ def measure_axes(
                 trace_probes=trace_probes,
                 seed=seed,
             )
+        error = math.nan if each.trace_error is None else each.trace_error
+        numbers = torch.tensor([each.trace, error, each.products, counted], dtype=torch.float64)
+        return {"vectors": each.vectors, "values": each.values, "numbers": numbers}
+
+    for index, layer in enumerate(track(chosen, f"finding {which} axes of the Hessian", wanted=progress)):
+        made = journal.tensors(f"axes-{index}", partial(tensors_of, layer))
+        trace, error, products, counted = made["numbers"].tolist()
+        known = None if math.isnan(error) else error
+        found[layer.name] = Axes(layer, which, made["vectors"], made["values"], trace, known, round(products))
+        units = round(counted)
     return LanczosCurvature(
         layers=chosen,
         axes=found,
