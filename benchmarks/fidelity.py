@@ -27,14 +27,15 @@ from benchmarks.subjects import SUBJECTS, Name, Subject
 from geocolor.atomic import write_atomically
 from geocolor.backend import factored_layers
 from geocolor.budget import Allocation, Group, UnreachableError, allocate
+from geocolor.calibration import calibrate
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, measure
+from geocolor.divergence import divergence_of
 from geocolor.graph import CostGraph, price
 from geocolor.habits import neighbours, private, readers_of_norms
 from geocolor.layers import find_layers, weight_of
 from geocolor.planning import fixed_plan, plan
 from geocolor.plans import Plan
-from geocolor.probes import calibrate, divergence_of
 from geocolor.ranks import rounded, uniform
 
 Row = dict[str, Any]
@@ -55,8 +56,8 @@ class Arguments:
     """Where results go, and come from where a run is resumed; the figure lies beside it."""
     test_batches: int = 8
     """Test batches that damage is measured on, spread evenly."""
-    probes: int = 2
-    """Rounds of probes that set the scale of every layer's curvature, as `geocolor compress` has them."""
+    rounds: int = 3
+    """Looks from smaller models that move the curvature, as `geocolor compress` has them."""
     report_only: bool = False
     """Make no plan, only the table and the figure."""
 
@@ -148,7 +149,7 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
             if bare is None:
                 layers = find_layers(model, subject.include)
                 bare = measure(model, subject.calibration, loss, layers=layers, damping=subject.damping)
-            curvature = calibrate(model, bare, subject.calibration, loss, keep=keep, rounds=arguments.probes)
+            curvature = calibrate(model, bare, subject.calibration, loss, keep=keep, rounds=arguments.rounds)
             graph = price(model, curvature, aggregate=(1.0, 2.0, 3.0))
             graphs = {power: graph.under(power) for power in graph.aggregates}
             seen = set[str]()

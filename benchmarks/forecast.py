@@ -41,8 +41,8 @@ class Options:
     """Solver."""
     time_limit: float = 10.0
     """Seconds of search at most."""
-    probes: int = 2
-    """Rounds of probes."""
+    rounds: int = 3
+    """Looks from smaller models."""
     samples: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
     """Calibration batches at most."""
     json: Path | None = None
@@ -84,7 +84,7 @@ def run(options: Options) -> dict[str, Any]:
         keep=options.keep,
         solver=options.solver,
         time_limit=options.time_limit,
-        probes=options.probes,
+        rounds=options.rounds,
         include=subject.include,
     )
     settings = replace(settings, draws=subject.draws)

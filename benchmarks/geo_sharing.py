@@ -36,7 +36,7 @@ from geocolor.layers import Layer, find_layers, weight_of
 from geocolor.modes import evaluating
 from geocolor.planning import plan
 from geocolor.plans import Plan
-from geocolor.probes import Replacement, replaced
+from geocolor.stand_ins import StandIn, replaced
 from geocolor.trust_region import Mode
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def unprojected(bench: Bench, curvature: LanczosCurvature, t: int) -> None:
             spanned = first.axes[layer.name].project(delta)
             flat = spanned if curvature.which == "minor" else delta - spanned
             moved = weight + flat * min(1.0, beta * float(weight.norm() / flat.norm()))
-            clipped.append(Replacement(layer, moved, torch.eye(layer.n, dtype=torch.float64), 0.0))
+            clipped.append(StandIn(layer, moved))
         other = copy.deepcopy(bench.model)
         with replaced(other, clipped):
             bench.record(key | {"beta": beta, "kept": 1.0, "measured": bench.divergence(other)})
@@ -256,7 +256,7 @@ def durations(bench: Bench, batches: Sequence[Any]) -> None:
                 if not bench.done(**key):
                     begun = time.process_time()
                     found = measure_axes(
-                        bench.model, batches, bench.subject.loss, axes=t, which=which, layers=[layer], trace_probes=0
+                        bench.model, batches, bench.subject.loss, axes=t, which=which, layers=[layer], trace_rounds=0
                     )
                     seconds, products = time.process_time() - begun, found.axes[layer.name].products
                     bench.record(key | {"m": layer.m, "n": layer.n, "seconds": seconds, "products": products})

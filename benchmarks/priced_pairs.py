@@ -35,7 +35,7 @@ def price_pairs() -> tuple[NDArray[np.float64], tuple[str, ...]]:
     from geocolor.pipeline import Clock, Settings, priced
 
     model, _ = load_model(str(MODEL))
-    settings = Settings(keep=KEEP, aggregate=1.0, probes=1)
+    settings = Settings(keep=KEEP, aggregate=1.0, rounds=1)
     _, graph = priced(model, sequences("calibration", CALIBRATION_SEQUENCES), settings, clock=Clock())
     size = len(graph.layers)
     price = allocate(graph, [(i,) for i in range(size)], int(KEEP * graph.parameters_dense)).price

@@ -22,9 +22,9 @@ from rich.console import Console
 from benchmarks.subjects import SUBJECTS, Name, Subject
 from geocolor.atomic import write_atomically
 from geocolor.curvature import Curvature, measure
+from geocolor.divergence import divergence_of
 from geocolor.layers import find_layers
 from geocolor.pipeline import Clock, Settings, carried_out, priced, searched
-from geocolor.probes import divergence_of
 from geocolor.stability import bootstrap, parts
 
 Row = dict[str, Any]

@@ -18,6 +18,7 @@ except ImportError as error:  # pragma: no cover - depends on the installation
 
 from geocolor import transformers_quantizer as _register  # noqa: F401
 from geocolor.backend import merge_to_dense
+from geocolor.calibration import calibrate
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, load_curvature, measure
 from geocolor.evaluation import Evaluation, evaluate
@@ -27,7 +28,6 @@ from geocolor.graph import CostGraph, price
 from geocolor.layers import Layer, find_layers
 from geocolor.planning import plan
 from geocolor.plans import Plan, PlannedClass, read_plan, write_plan
-from geocolor.probes import calibrate
 from geocolor.refinement import Refinement, RefineSettings, refine
 from geocolor.scope import LeftOut, left_out
 from geocolor.shared_basis import each_linear_once

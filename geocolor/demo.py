@@ -37,7 +37,7 @@ def run(console: Console, keep: float, out: Path) -> Report:
         model,
         sequences("calibration", CALIBRATION_SEQUENCES),
         sequences("test", TEST_SEQUENCES),
-        Settings(keep=keep, solver="greedy", aggregate=1.0, probes=1, time_limit=40),
+        Settings(keep=keep, solver="greedy", aggregate=1.0, rounds=1, time_limit=40),
         tokenizer=tokenizer,
         save_dtype=torch.float16,
         bytes_per_unit=1.0,

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from geocolor.divergence import MOST_SAMPLES, MOST_UNITS, spread
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.memory import peak, resident
@@ -23,7 +24,6 @@ from geocolor.pace import Pace, pace_of, positions_in
 from geocolor.parameters import parameter_bytes
 from geocolor.pipeline import AGGREGATES, UPDATED_BELOW, Settings
 from geocolor.presets import GEO_SHARING, SEARCHED
-from geocolor.probes import spread
 from geocolor.rate_distortion import can_share
 from geocolor.refinement import RefineSettings, trainable
 from geocolor.report import Report
@@ -31,6 +31,9 @@ from solvers.auto import EXACT_GROUP_ITEMS
 from solvers.subset_dp import linked_parts
 
 DOUBLE = 8
+
+#: Looks from plans that share before one gains nothing (at most `pipeline.LOOKS`), and forward passes that one takes.
+LOOKS_TAKEN, LOOK_PASSES = 2, 6
 
 #: Bytes of a point of a hull in memory and in a file.
 POINT, POINT_ON_DISK = 52, 33
@@ -81,26 +84,30 @@ def forecast(
     """
     work, powers = _timed(model, calibration, settings, loss, timer)
     pace, bounded = work.pace, settings.keep or settings.max_flops
-    searched, probed = settings.preset == SEARCHED, settings.preset == SEARCHED and settings.probes > 0
+    searched, calibrated = settings.preset == SEARCHED, settings.preset == SEARCHED and settings.rounds > 0
     seconds = {"measure": pace.measured * positions_in(calibration)}
-    if probed:
+    if calibrated:
         seconds["calibrate"] = work.calibrating()
     seconds["price"] = work.whitening()
     search = work.search() if searched else 0.0
     seconds["plan"] = search + (pace.pairs if searched and settings.solver != "private" else work.spectra())
-    if probed:
-        seconds["verify"] = work.verifying(2 * len(powers))
+    if calibrated:
+        looks = LOOKS_TAKEN if searched and bounded is not None else 0
+        seconds["calibrate"] += looks * work.looking()
+        seconds["price"] += looks * work.whitening()
+        seconds["plan"] += looks * (search / len(powers) + pace.pairs / len(powers) if search else work.spectra())
+        seconds["verify"] = work.verifying(2 * len(powers) + 2 * looks)
     if test is None:
         seconds["save"] = PICTURE_SECONDS
     else:
         seconds["apply"] = work.applying()
-        if probed and bounded is not None and bounded <= UPDATED_BELOW and settings.trust_region is None:
+        if calibrated and bounded is not None and bounded <= UPDATED_BELOW and settings.trust_region is None:
             seconds["update"] = work.updating()
         if refinement is not None:
             seconds["refine"] = work.refining(refinement)
         seconds["save and load"] = PICTURE_SECONDS
         seconds["evaluate"] = pace.forward * (3 * positions_in(test) + 12 * positions_in(test[:1]))
-    memory = work.memory(searched, probed, test, refinement is not None) + PICTURE_MEMORY
+    memory = work.memory(searched, calibrated, test, refinement is not None) + PICTURE_MEMORY
     return Forecast(seconds, search, memory, work.disk(searched, test is not None, refinement is not None))
 
 
@@ -116,7 +123,7 @@ def forecast_measuring(
     """Of `measure_into` in one process."""
     work, _ = _timed(model, calibration, settings, loss, timer)
     seconds = {"measure": work.pace.measured * positions_in(calibration)}
-    if settings.probes:
+    if settings.rounds:
         seconds["calibrate"] = work.calibrating()
     seconds["price"] = work.whitening() + (work.pace.pairs if pairs else 0.0)
     disk = work.disk(pairs, False, False) + round(work.hulls_on_disk if pairs else 0)
@@ -136,7 +143,7 @@ def _timed(
     loss = default_loss(model, calibration[0]) if loss is None else loss
     layers = find_layers(model, settings.include, settings.exclude)
     bounded = settings.keep is not None or settings.max_flops is not None
-    several = settings.aggregate is None and bounded and settings.probes > 0
+    several = settings.aggregate is None and bounded and settings.rounds > 0
     powers = AGGREGATES if several else (settings.aggregate or 1.0,)
     pace = pace_of(model, layers, typical(calibration), settings, loss, powers, timer)
     return _Work(model, [layer for layer in layers if layer.name in pace.layers], calibration, settings, pace), powers
@@ -206,7 +213,7 @@ class _Work:
         return set(self.pace.inputs.values())
 
     def few(self, most_samples: int, most_units: int) -> int:
-        """Positions in the batches that `probes.few` takes."""
+        """Positions in the batches that `divergence.few` takes."""
         samples = positions = 0
         for index in spread(len(self.calibration)):
             if samples and (samples >= most_samples or positions * self.pace.units >= most_units):
@@ -231,9 +238,11 @@ class _Work:
         return self.total("spectrum")
 
     def calibrating(self) -> float:
-        rounds, few, more = self.settings.probes, self.few(64, 2048), self.few(512, 16384)
-        passes = few * (1 + rounds * (1 + len(self.layers))) + 3 * more
-        return (rounds + 1) * (self.whitening() + self.spectra() + self.total("fit")) + passes * self.pace.forward
+        return self.settings.rounds * (self.whitening() + self.spectra() + self.looking())
+
+    def looking(self) -> float:
+        """The inputs, the reference, and what is differentiated, which takes three times as long."""
+        return self.total("fit") + LOOK_PASSES * self.few(MOST_SAMPLES, MOST_UNITS) * self.pace.forward
 
     def search(self) -> float:
         """At most so long, and that long where no exact method is done sooner."""
@@ -249,17 +258,17 @@ class _Work:
                 pair = (self.layers[i], self.layers[j])
                 compatible[i, j] = compatible[j, i] = any(can_share(pair, kind) for kind in kinds)
         linked = max(map(len, linked_parts(compatible)), default=0)
-        return limit if linked > EXACT_GROUP_ITEMS else min(limit, mean * 2.0**linked)
+        return min(limit, self.pace.pairs if linked > EXACT_GROUP_ITEMS else mean * 2.0**linked)
 
     def applying(self) -> float:
         return sum(pace.root_in + pace.root_out + pace.product + pace.fit for pace in self.pace.layers.values())
 
     def verifying(self, candidates: int) -> float:
-        passes = (1 + 2 * candidates) * self.few(512, 16384)
+        passes = (1 + 2 * candidates) * self.few(MOST_SAMPLES, MOST_UNITS)
         return candidates * self.applying() + passes * self.pace.forward
 
     def updating(self) -> float:
-        passes = (len(self.firsts) / 2 + 5) * self.few(512, 16384)
+        passes = (len(self.firsts) / 2 + 5) * self.few(MOST_SAMPLES, MOST_UNITS)
         return self.applying() + passes * self.pace.forward
 
     def refining(self, settings: RefineSettings) -> float:
@@ -282,7 +291,7 @@ class _Work:
         inputs = sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
         return DOUBLE * (inputs + sum(layer.m**2 for layer in self.layers))
 
-    def memory(self, searched: bool, probed: bool, test: Sequence[Batch] | None, refined: bool) -> int:
+    def memory(self, searched: bool, calibrated: bool, test: Sequence[Batch] | None, refined: bool) -> int:
         curvature, hulls = self.factors(), self.pace.pair_count * self.pace.points * POINT
         weights = DOUBLE * sum(2 * layer.parameters for layer in self.layers)  # W and W̃
         remembered = DOUBLE * sum(2 * (layer.m**2 + layer.n**2 + layer.parameters) for layer in self.layers)
@@ -294,7 +303,7 @@ class _Work:
             priced = min(priced, self.settings.memory - self.pace.resident)
         if searched:
             priced += hulls
-        copies = parameter_bytes(self.model) + DOUBLE * self.kept() if probed or test else 0.0
+        copies = parameter_bytes(self.model) + DOUBLE * self.kept() if calibrated or test else 0.0
         trained = 16 * self.kept() if refined else 0.0
         measuring = self.pace.peak + curvature  # A and G beside the sums
         if self.settings.memory is not None:
@@ -305,9 +314,13 @@ class _Work:
 
     def disk(self, searched: bool, carried_out: bool, refined: bool) -> int:
         curvature = self.factors()
+        calibrated = searched and self.settings.rounds > 0
+        looks = LOOKS_TAKEN if calibrated else 0
+        inputs = DOUBLE * sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
         if self.settings.memory is not None:
             curvature *= 2  # windows, and then the roots
-        found = curvature + (self.hulls_on_disk if searched else 0.0)
+        found = curvature + (self.settings.rounds + looks if calibrated else 0) * inputs
+        found += (1 + looks) * self.hulls_on_disk if searched else 0.0
         if carried_out:
             whole = parameter_bytes(self.model)
             found += DOUBLE * self.kept() + whole * self.keep + (32 * self.kept() if refined else 0.0)

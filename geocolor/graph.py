@@ -149,7 +149,7 @@ class CostGraph:
                 if not processes.is_mine(start // PIECE):
                     continue
                 piece = pairs[start : start + PIECE]
-                name = f"pairs-{self.curvature.damping:g}{flops}-{start // PIECE}"
+                name = f"pairs-{self.curvature.rounds}{flops}-{start // PIECE}"
                 found = from_tensors(journal.tensors(name, partial(priced, piece)), which)
                 self._hulls.update(zip(piece, found, strict=True))
         for part in processes.gathered({group: self._hulls[group] for group in self._hulls.keys() - known}):

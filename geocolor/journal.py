@@ -1,7 +1,7 @@
 """What a run has finished, kept in a folder beside its output, so that a killed run goes on and ends bit-equal.
 
-Steps ask the journal for each piece of their work: one that is there is read instead of made. Small pieces (what a
-probe measured, a plan once found) are lines of a ledger, large ones files of their own, and everything read is exactly
+Steps ask the journal for each piece of their work: one that is there is read instead of made. Small pieces (a
+verdict, a plan once found) are lines of a ledger, large ones files of their own, and everything read is exactly
 what was used when it was recorded. A process killed at any moment leaves whole pieces and at most half a line, which is
 cut off.
 """

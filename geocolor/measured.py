@@ -44,10 +44,10 @@ class Measured:
                 f"{self.path} was measured with --estimate {self.curvature.estimate}, and {asked} is asked for: "
                 f"measure again with --estimate {asked}"
             )
-        if preset is not None and self.curvature.probes:
+        if preset is not None and self.curvature.rounds:
             raise ValueError(
-                f"--preset {preset.name} knows no probes, and {self.path} was scaled by them: "
-                "measure again with --probes 0"
+                f"--preset {preset.name} looks from no smaller models, and {self.path} was moved by such looks: "
+                "measure again with --rounds 0"
             )
         modules = dict(model.named_modules())
         missing = [layer.name for layer in self.curvature.layers if layer.name not in modules]
@@ -85,14 +85,14 @@ def measure_into(
     progress: bool = False,
     journal: Journal | None = None,
 ) -> CostGraph:
-    """Measure, probe and price pairs of layers, in all processes of the run; the first one writes the folder `out`.
+    """Measure, calibrate and price pairs of layers, in all processes of the run; the first one writes the folder `out`.
 
     Each process goes on with what its `journal` holds.
     """
-    if settings.probes and processes.is_sharded(model):
+    if settings.rounds and processes.is_sharded(model):
         raise ValueError(
-            "the model's weights are sharded over the processes, and probes replace whole ones: pass --probes 0 here; "
-            "`geocolor plan --curvature` probes the whole model"
+            "the model's weights are sharded over the processes, and smaller models to look from need whole ones: "
+            "pass --rounds 0 here; `geocolor plan --curvature` looks from the whole model"
         )
     curvature, graph = priced(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
     if pairs:

@@ -15,35 +15,38 @@ from torch import nn
 from geocolor.atomic import refuse_occupied, replace_directory
 from geocolor.backend import plan_of
 from geocolor.bases import FactoredKind
+from geocolor.calibration import calibrate, seen_from
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, measure
 from geocolor.curvature.windows import measure_within
+from geocolor.divergence import few
 from geocolor.evaluation import evaluate_pair
 from geocolor.figures import draw_plan
 from geocolor.geo_sharing import AXES, BETA, geo_sharing
 from geocolor.graph import KINDS, CostGraph, price
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
-from geocolor.losses import Loss
+from geocolor.losses import Loss, default_loss
 from geocolor.planning import budgeted, plan
 from geocolor.plans import Plan, write_plan
 from geocolor.presets import GEO_SHARING, SEARCHED, Preset, find_preset
 from geocolor.prices import Prices
-from geocolor.probes import calibrate
 from geocolor.refinement import RefineSettings, refine
 from geocolor.report import Report, refinement_report, run_report, weight_bytes, write_report
+from geocolor.stand_ins import planned
 from geocolor.storage import load, save
 from geocolor.transformers_format import is_transformers_model
 from geocolor.updating import update_coefficients, updated_where_nearer
 from geocolor.verification import verified
 
 #: Powers of a layer's damage that plans are made under; which one serves best belongs to the model and the budget.
-AGGREGATES = (1.0, 2.0, 3.0)
+AGGREGATES = (1.0, 2.0)
 
-#: Relative to the mean of a Kronecker factor's diagonal, and what is tried where sharing does more damage than priced:
-#: the inputs of KWT-1 span few directions, and shared bases are only as good as their price in the others.
+#: Relative to the mean of a Kronecker factor's diagonal.
 DAMPING = 1e-3
-MORE_DAMPING = (0.03, 0.3)
+
+#: Most looks from the model that shares, each with a coloring searched anew.
+LOOKS = 3
 
 #: At this size and below it is tried whether coefficients fitted to the smaller model's own inputs are nearer; above,
 #: inputs have hardly moved. Basis Sharing has the same bound.
@@ -72,7 +75,7 @@ class Settings:
     estimate: str | None = None
     damping: float | None = None
     draws: int = 1
-    probes: int = 2
+    rounds: int = 3
     trust_region: float | None = None
     flat_energy: float = 0.05
     rank_fraction: float = 0.5
@@ -128,7 +131,7 @@ def prepare(
 ) -> Prepared:
     """Measure curvature, price the layers, search plans, keep the one that does least damage on calibration data.
 
-    `curvature`: measured already, with these settings, and for a preset without probes; `prices`: what was priced under
+    `curvature`: measured already, with these settings, and for a preset not calibrated; `prices`: what was priced under
     it, used where it was with the same settings. What the `journal` holds of the same run is not done again.
     """
     if settings.preset == GEO_SHARING:
@@ -173,26 +176,32 @@ def searched(
 ) -> Prepared:
     """A plan for every aggregate of the graph, and of those the one that does least damage on calibration data.
 
-    Where a plan without sharing does less, the price of sharing was wrong: then plans are made under more damping too,
-    unless the settings fix it, and the best of all is taken.
+    Then, as long as that gains, prices are moved to what is seen from the model of the best plan so far, and another
+    coloring is searched under them. Plans without sharing are measured beside all of them.
     """
-    graphs = [graph]
+    journal = journal or Journal()
+    loss = default_loss(model, calibration[0]) if loss is None else loss
     found = _planned(graph, settings, clock, progress, journal)
-    if not settings.probes:
+    if not settings.rounds:
         return Prepared(graph.curvature, graph.under(found[0].aggregate), found[0])
     with clock("verify"):
-        verdicts = [verified(model, graph, found, calibration, loss, progress=progress, journal=journal)]
-    for damping in MORE_DAMPING if settings.damping is None else ():
-        if not verdicts[-1].lost:
+        verdict = verified(model, graph, found, calibration, loss, progress=progress, journal=journal)
+    chosen = few(calibration, loss, model)
+    for _ in range(LOOKS):
+        stand_ins = planned(graph, verdict.plan)
+        if not stand_ins:  # everything fits as it is
             break
-        with clock("plan"):
-            damped = graph.curvature.damped_to(damping)
-            graphs.append(price(model, damped, kinds=graph.kinds, aggregate=graph.aggregates, progress=progress))
-        found = _planned(graphs[-1], settings, clock, progress, journal)
+        with clock("calibrate"):
+            curvature = seen_from(model, stand_ins, graph.curvature, chosen, loss, journal=journal)
+        with clock("price"):
+            power = verdict.plan.aggregate
+            moved = price(model, curvature, kinds=graph.kinds, aggregate=power, progress=progress)
+        found = _planned(moved, settings, clock, progress, journal)
         with clock("verify"):
-            verdicts.append(verified(model, graphs[-1], found, calibration, loss, progress=progress, journal=journal))
-    best = min(range(len(verdicts)), key=lambda k: verdicts[k].damage)
-    verdict, graph = verdicts[best], graphs[best]
+            other = verified(model, moved, found, calibration, loss, progress=progress, journal=journal)
+        if other.damage >= verdict.damage:
+            break
+        verdict, graph = other, moved
     if verdict.lost:
         warnings.warn(verdict.loss_of_sharing(graph.curvature.unit), stacklevel=2)
     size = settings.keep or settings.max_flops
@@ -225,7 +234,7 @@ def _planned(
 
     journal = journal or Journal()
     with clock("plan"):
-        keys = {power: f"plan/{graph.curvature.damping:g}/{power:g}" for power in graph.aggregates}
+        keys = {power: f"plan/{graph.curvature.rounds}/{power:g}" for power in graph.aggregates}
         return [Plan.model_validate(journal.value(key, partial(found, power))) for power, key in keys.items()]
 
 
@@ -327,8 +336,8 @@ def priced(
     """Measure curvature, unless that is done, and make the cost graph, which begins with the `prices` that fit it."""
     if curvature is None:
         curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
-    probed = curvature.probes > 0
-    if settings.probes and not probed:
+    calibrated = curvature.rounds > 0
+    if settings.rounds and not calibrated:
         with clock("calibrate"):
             curvature = calibrate(
                 model,
@@ -336,16 +345,16 @@ def priced(
                 calibration,
                 loss,
                 keep=settings.keep or settings.max_flops or 0.8,
-                rounds=settings.probes,
+                rounds=settings.rounds,
                 progress=progress,
                 journal=journal,
             )
     with clock("price"):
         bounded = settings.keep is not None or settings.max_flops is not None
-        several = settings.aggregate is None and bounded and settings.probes > 0
+        several = settings.aggregate is None and bounded and settings.rounds > 0
         powers = AGGREGATES if several else (settings.aggregate or 1.0,)
         graph = price(model, curvature, kinds=settings.kinds, aggregate=powers, progress=progress)
-        if prices is not None and (probed or not settings.probes) and prices.fit(graph):
+        if prices is not None and (calibrated or not settings.rounds) and prices.fit(graph):
             graph.remember(prices.hulls)
     return curvature, graph
 

@@ -23,10 +23,10 @@ from pydantic import AllowInfNan
 from torch import Tensor, nn
 
 from geocolor.backend import factored_layers
+from geocolor.divergence import divergence_of
 from geocolor.factored_layers import FactoredLayer
 from geocolor.losses import Batch, Loss, default_loss, device_of, move
 from geocolor.modes import evaluating
-from geocolor.probes import divergence_of
 from geocolor.progress import bar
 from geocolor.schema import Count, Frozen, Text, validated
 from geocolor.tensor_files import read_tensors, write_tensors

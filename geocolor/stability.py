@@ -96,7 +96,7 @@ def bootstrap(
 ) -> Stability:
     """Plan with all shards, and with as many drawn from them with replacement, again and again.
 
-    Scales are not probed, since probes look at the model and not at the sums. A resample costs a price and a search.
+    Nothing is calibrated, since that looks at the model and not at the sums. A resample costs a price and a search.
     """
     generator = np.random.default_rng(seed)
 

@@ -20,11 +20,11 @@ from geocolor.bases import coefficients, metric
 from geocolor.curvature import Curvature, accumulate
 from geocolor.curvature.curvature import damped
 from geocolor.curvature.estimate import rows, second_moment
+from geocolor.divergence import divergence_of, few
 from geocolor.journal import Journal
 from geocolor.layers import Layer, input_rows, weight_of
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions
 from geocolor.modes import evaluating
-from geocolor.probes import divergence_of, few
 from geocolor.progress import track
 
 
@@ -88,7 +88,7 @@ def updated_where_nearer(
     16,384 units of the loss are used. The plan that the model remembers is scaled to the damage measured.
     """
     loss = default_loss(dense, calibration[0]) if loss is None else loss
-    batches = few(calibration, loss, dense, 512, 16384)
+    batches = few(calibration, loss, dense)
     journal = journal or Journal()
     other = copy.deepcopy(smaller)
     update_coefficients(other, dense, batches, curvature, loss, progress=progress, journal=journal)

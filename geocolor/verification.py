@@ -10,12 +10,12 @@ from torch import nn
 
 from geocolor.budget import UnreachableError
 from geocolor.carry_out import apply
+from geocolor.divergence import divergence_of, few
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal
 from geocolor.losses import Batch, Loss, default_loss
 from geocolor.planning import plan
 from geocolor.plans import Plan
-from geocolor.probes import divergence_of, few
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def verified(
     """
     journal = journal or Journal()
     loss = default_loss(model, calibration[0]) if loss is None else loss
-    batches = few(calibration, loss, model, 512, 16384)
+    batches = few(calibration, loss, model)
     candidates = list(plans)
     for each in plans:
         if (each.keep or each.max_flops) is not None and any(len(cls.layers) > 1 for cls in each.classes):
@@ -83,7 +83,7 @@ def verified(
 
     for each in candidates:
         if (shape := _shape(each)) not in damage:
-            key = f"verdict/{graph.curvature.damping:g}/{hashlib.sha256(shape.encode()).hexdigest()[:32]}"
+            key = f"verdict/{graph.curvature.rounds}/{hashlib.sha256(shape.encode()).hexdigest()[:32]}"
             damage[shape] = journal.value(key, partial(measured, each))
     chosen = min(candidates, key=lambda each: damage[_shape(each)])
     least, predicted = damage[_shape(chosen)], chosen.predicted_damage

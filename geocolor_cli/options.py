@@ -86,8 +86,8 @@ class Source:
     """Added to both Kronecker factors, relative to the mean of their diagonal; 0.001, or that of the preset."""
     draws: int = 1
     """Random directions of the output per position, along which gradients are taken."""
-    probes: int = 2
-    """Rounds of probes that set the scale of every layer's curvature; 0 for none."""
+    rounds: int = 3
+    """Looks from smaller models that move prices to what is seen there; 0 for none."""
     include: Annotated[tuple[str, ...], arg(metavar="PATTERN …")] = ("*",)
     """Patterns of layer names in scope."""
     exclude: Annotated[tuple[str, ...], arg(metavar="PATTERN …", help_behavior_hint="(optional)")] = ()
@@ -120,7 +120,7 @@ def settings(budget: Budget, source: Source) -> Settings:
         estimate=source.estimate,
         damping=source.damping,
         draws=source.draws,
-        probes=source.probes,
+        rounds=source.rounds,
         include=source.include,
         exclude=source.exclude,
         seed=source.seed,
@@ -196,7 +196,7 @@ class Measure:
     """Measure and price only: writes curvature.safetensors and prices.safetensors, for `geocolor plan --curvature`.
 
     The only command for several processes and machines: `torchrun --nproc-per-node 8 -m geocolor measure …` deals out
-    batches, probes and pairs of layers. What is summed is recorded beside the folder, and the same command goes on.
+    batches and pairs of layers. What is summed is recorded beside the folder, and the same command goes on.
     """
 
     model: Model
@@ -206,7 +206,7 @@ class Measure:
     out: Folder
     """Output folder."""
     keep: float = 0.8
-    """The size that plans will have, near which layers are probed."""
+    """The size that plans will have, from which the layers are looked at."""
     kinds: tuple[Kind, ...] = ("in", "out", "both")
     """Basis kinds that pairs of layers are priced with."""
     aggregate: OptionalFloat = None

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 import geocolor
 from geocolor import data, demo
+from geocolor.divergence import divergence_of
 from geocolor.embedded import MODEL
 from geocolor.embedded.corpus import corpus, modules, split_of
 from geocolor.losses import NextToken
 from geocolor.pipeline import Clock, Settings, prepare
-from geocolor.probes import divergence_of
 
 LOG = Path(__file__).parent.parent / "benchmarks" / "embedded" / "train.log"
 

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
+from geocolor.divergence import divergence_of
 from geocolor.evaluation import evaluate, evaluate_pair, latency
 from geocolor.losses import NextToken, SquaredError
 from geocolor.parameters import parameter_bytes, parameter_count
-from geocolor.probes import divergence_of
 
 LLAMA = LlamaConfig(vocab_size=11, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2)
 BERT = BertConfig(vocab_size=17, hidden_size=8, intermediate_size=12, num_hidden_layers=1, num_attention_heads=2)

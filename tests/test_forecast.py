@@ -34,7 +34,7 @@ from geocolor.pipeline import Settings, compress_into
 torch.manual_seed(0)
 model = nn.Sequential(*(part for _ in range(5) for part in (nn.Linear(320, 320), nn.Tanh())), nn.Linear(320, 4)).eval()
 batches = [(torch.randn(512, 320), torch.randint(4, (512,))) for _ in range(4)]
-settings = Settings(keep=0.8, solver="greedy", aggregate=1.0, probes=1)
+settings = Settings(keep=0.8, solver="greedy", aggregate=1.0, rounds=1)
 expected = forecast(model, batches, settings, test=batches)
 out, over = Path(sys.argv[1]), threading.Event()
 most = 0

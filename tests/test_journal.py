@@ -203,7 +203,7 @@ def test_hulls_are_given_back_as_they_were(network: nn.Module, curvature: geocol
 def test_steps_gone_on_with_give_what_they_give_in_one_go(
     network: nn.Module, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Settings(keep=0.5, solver="greedy", probes=1)
+    settings = Settings(keep=0.5, solver="greedy", rounds=1)
     whole = prepare(network, batches, settings, clock=Clock())
     with killed(tmp_path / "out") as journal:
         prepare(network, batches, settings, clock=Clock(), journal=journal)

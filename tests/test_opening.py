@@ -15,7 +15,7 @@ from geocolor.pipeline import Settings
 from geocolor.unpacking import OpenAttention, OpenExperts
 from tests.architectures import DECODER, EXPERTS, of
 
-QUICK = Settings(keep=0.6, solver="private", probes=0, time_limit=5)
+QUICK = Settings(keep=0.6, solver="private", rounds=0, time_limit=5)
 
 
 class Sentences(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmarks.kwt1 import KeywordTransformer
 from geocolor.backend import factored_layers, plan_of
 from geocolor.curvature import Curvature, measure
+from geocolor.divergence import divergence_of
 from geocolor.habits import neighbours, readers_of_norms
 from geocolor.layers import find_layers
 from geocolor.losses import Classification
@@ -20,7 +21,6 @@ from geocolor.pipeline import Clock, Settings, carried_out, compress_into, prepa
 from geocolor.plans import Plan
 from geocolor.preflight import check_settings
 from geocolor.presets import PRESETS, Preset, find_preset
-from geocolor.probes import divergence_of
 from geocolor.refinement import RefineSettings
 
 KEEP = 0.6

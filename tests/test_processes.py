@@ -123,8 +123,8 @@ def test_processes_do_all_of_measure_as_one_does(place: Path) -> None:
     assert forked(work, place) == [0, 0]
     graph = measured(place / "one", model(), data(), Settings(keep=0.6, kinds=("in", "both")))
     together = load_curvature(place / "two" / "curvature.safetensors")
-    assert together.probes == graph.curvature.probes == 2
-    assert_same(together, graph.curvature, tolerance=1e-8)  # probes are differences of losses
+    assert together.rounds == graph.curvature.rounds == 3
+    assert_same(together, graph.curvature, tolerance=1e-8)  # slopes are differences of losses
     prices, alone = (read_prices(place / name / "prices.safetensors") for name in ("two", "one"))
     assert prices.hulls.keys() == alone.hulls.keys() == graph.known.keys()
     assert len(prices.hulls) > 10
@@ -159,12 +159,12 @@ def test_a_model_sharded_by_fsdp2_is_measured_as_the_whole_one(place: Path, batc
             fully_shard(block, mesh=mesh)
         fully_shard(sharded, mesh=mesh)
         assert processes.is_sharded(sharded)
-        measured(place / "sharded", sharded, data(batches), Settings(keep=0.6, probes=0))
-        with pytest.raises(ValueError, match="--probes 0"):
+        measured(place / "sharded", sharded, data(batches), Settings(keep=0.6, rounds=0))
+        with pytest.raises(ValueError, match="--rounds 0"):
             measured(place / "never", sharded, data(batches), Settings(keep=0.6))
 
     assert forked(work, place) == [0, 0]
-    graph = measured(place / "whole", model(), data(batches), Settings(keep=0.6, probes=0))
+    graph = measured(place / "whole", model(), data(batches), Settings(keep=0.6, rounds=0))
     assert_same(load_curvature(place / "sharded" / "curvature.safetensors"), graph.curvature)
     assert read_prices(place / "sharded" / "prices.safetensors").fit(graph)
 
@@ -189,11 +189,11 @@ def test_when_one_process_dies_the_other_ends_with_a_sentence_and_the_command_go
         return network
 
     def going_on(rank: int) -> None:
-        measured(place / "out", counting(False), data(), Settings(keep=0.6, probes=0))
+        measured(place / "out", counting(False), data(), Settings(keep=0.6, rounds=0))
 
     def dying(rank: int) -> None:
         with pytest.raises(ConnectionError, match="start the same command again"):
-            measured(place / "out", counting(True), data(), Settings(keep=0.6, probes=0))
+            measured(place / "out", counting(True), data(), Settings(keep=0.6, rounds=0))
         os._exit(2)
 
     assert forked(dying, place) == [2, 9]
@@ -213,7 +213,7 @@ def test_two_nodes_measure_as_one_process_does(place: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{port}", "--rdzv-id", "test"]
     command += ["--monitor-interval", "0.1", "-m", "geocolor", "measure", "program_of_the_process_tests:network"]
-    command += [*MEASURE, "-o", "nodes", "--probes", "0", "--json", "said.json"]
+    command += [*MEASURE, "-o", "nodes", "--rounds", "0", "--json", "said.json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     nodes = [subprocess.Popen(command, env=environment, cwd=place, **pipes) for _ in range(2)]  # type: ignore[call-overload]
@@ -230,7 +230,7 @@ def test_plan_takes_what_was_measured(place: Path, monkeypatch: pytest.MonkeyPat
     small = ["--keep", "0.6", "--time-limit", "2", "--solver", "greedy"]
     run(["plan", program, *MEASURE, *small, "-o", "at once"])
     monkeypatch.setattr("geocolor.pipeline.measure", lambda *_, **__: pytest.fail("measured again"))
-    monkeypatch.setattr("geocolor.pipeline.calibrate", lambda *_, **__: pytest.fail("probed again"))
+    monkeypatch.setattr("geocolor.pipeline.calibrate", lambda *_, **__: pytest.fail("looked again"))
     run(["plan", program, *MEASURE, *small, "-o", "two steps", "--curvature", "measured"])
     plans = [geocolor.read_plan(place / name / "plan.json") for name in ("at once", "two steps")]
     assert plans[0].classes == plans[1].classes
@@ -243,7 +243,7 @@ def test_plan_takes_what_was_measured(place: Path, monkeypatch: pytest.MonkeyPat
     [
         (["--draws", "2"], "--draws belongs to `geocolor measure`"),
         (["--preset", "svd"], "measure again with --estimate identity"),
-        (["--preset", "two-sided"], "measure again with --probes 0"),
+        (["--preset", "two-sided"], "measure again with --rounds 0"),
         (["--preset", "geo-sharing"], "has no use for --curvature"),
     ],
 )

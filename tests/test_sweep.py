@@ -149,7 +149,7 @@ COMMON: dict[str, Any] = {
 
 def test_cells_are_compressed_and_a_budget_out_of_reach_is_a_row(tmp_path: Path) -> None:
     console = Console(record=True, width=150)
-    settings = Settings(probes=0, time_limit=5)
+    settings = Settings(rounds=0, time_limit=5)
     cells = grid(COMMON, settings, (0.6, 0.0001), ("private",), ("geocolor",)) + grid(
         COMMON, Settings(), (0.6,), ("auto",), ("svd",)
     )

@@ -56,13 +56,13 @@ def test_windows_give_the_factors_of_one_pass(network: nn.Module, batches: Batch
 
 
 def test_what_follows_is_the_same_from_disk(network: nn.Module, batches: Batches, tmp_path: Path) -> None:
-    """Probes, more damping, prices, plan and factors."""
+    """Looks, more damping, prices, plan and factors."""
     loose, tight = geocolor.measure(network, batches), small(network, batches, tmp_path)
     loose, tight = (geocolor.calibrate(network, each, batches).damped_to(0.01) for each in (loose, tight))
     assert isinstance(tight.G, OnDisk)
     for name in loose.A:
         torch.testing.assert_close(tight.A[name], loose.A[name], rtol=1e-12, atol=0)
-        torch.testing.assert_close(tight.G[name], loose.G[name], rtol=1e-7, atol=0)  # probes are differences of losses
+        torch.testing.assert_close(tight.G[name], loose.G[name], rtol=1e-7, atol=0)  # slopes are differences of losses
     graphs = [geocolor.price(network, each) for each in (loose, tight)]
     assert isinstance(graphs[1].metrics, MetricsWithin)
     plans = [geocolor.plan(graph, 0.6, solver="greedy", time_limit=5) for graph in graphs]
@@ -180,7 +180,7 @@ def rise(out, *options):
     before = peak()
     bound = ["--memory", str(before + int(options[0]))] if options else []
     program = ["wide_program:network", "--data", "wide_program:data"]
-    run(["measure", *program, "-o", out, "--no-pairs", "--probes", "0", *bound])
+    run(["measure", *program, "-o", out, "--no-pairs", "--rounds", "0", *bound])
     print("PEAK", peak() - before)
 
 rise("warm")

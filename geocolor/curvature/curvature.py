@@ -25,7 +25,7 @@ class Curvature:
     damping included; in memory, or read from a file when asked for (`load_curvature`). Layers that read the very same
     input tensor have the same value in `inputs`, the name of the first of them, and in memory hold the same `A` object.
     `unit` is that of a damage, `units` how many the loss was averaged over (predicted tokens, samples, sentences),
-    `positions` how many inputs `x` each layer has seen, `probes` how many rounds of probes have set the scales of `G`
+    `positions` how many inputs `x` each layer has seen, `rounds` how many looks from smaller models have moved it
     (`geocolor.calibrate`).
     """
 
@@ -42,7 +42,7 @@ class Curvature:
     inputs: Mapping[str, str]
     draws: int = 1
     seed: int = 0
-    probes: int = 0
+    rounds: int = 0
     _names: Mapping[str, Layer] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Curvature:
             "positions": dict(self.positions),
             "inputs": dict(self.inputs),
         }
-        for name in ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed", "probes"):
+        for name in ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed", "rounds"):
             metadata[name] = getattr(self, name)
         write_tensors(Path(path), "curvature", _Stored(self.A, self.G), metadata, shapes_of(self.layers, self.inputs))
 
@@ -140,7 +140,7 @@ class _Header(Frozen):
     damping: float = Field(ge=0)
     draws: Count
     seed: int
-    probes: Count
+    rounds: Count
 
 
 def load_curvature(path: str | Path, memory: int | None = None) -> Curvature:

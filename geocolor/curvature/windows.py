@@ -53,7 +53,7 @@ def measure_within(
     runs. Raises ValueError where `memory` is not enough for the layer with the widest sides.
     """
     loss = default_loss(model, batches[0]) if loss is None else loss
-    folder = _temporary() if journal is None or journal.folder is None else journal.folder
+    folder = temporary_folder() if journal is None or journal.folder is None else journal.folder
     whole = folder / _name("curvature", layers, damping)
     forget_peak()
     inputs = input_groups(model, batches[0], loss, layers)
@@ -94,7 +94,8 @@ def _name(what: str, layers: Sequence[Layer], damping: float) -> str:
     return f"{MEASURED}-{what}-{digest}-{processes.rank()}-of-{processes.world()}.safetensors"
 
 
-def _temporary() -> Path:
+def temporary_folder() -> Path:
+    """One that lasts as long as the process."""
     folder = tempfile.mkdtemp(prefix="geocolor.")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -159,14 +160,14 @@ def joined(parts: Sequence[Curvature], layers: Sequence[Layer], inputs: Mapping[
     return replace(
         parts[0],
         layers=layers,
-        A=_Union([part.A for part in parts]),
-        G=_Union([part.G for part in parts]),
+        A=Union([part.A for part in parts]),
+        G=Union([part.G for part in parts]),
         positions={name: count for part in parts for name, count in part.positions.items()},
         inputs={layer.name: firsts.setdefault(inputs[layer.name], layer.name) for layer in layers},
     )
 
 
-class _Union(Mapping[str, Tensor]):
+class Union(Mapping[str, Tensor]):
     """Mappings without a common key as one."""
 
     def __init__(self, parts: Sequence[Mapping[str, Tensor]]) -> None:

@@ -1,0 +1,179 @@
+"""Prices as they are seen from a smaller model: where damage is large, the dense model's own curvature misleads.
+
+`½ tr(G δ A δᵀ)` is the rise of the loss near the dense model, if a layer's inputs and output gradients are independent.
+A smaller model is not near: its layers read inputs that the layers before them have bent, and the damage of one adds to
+that of others or drowns in it. So a model is made smaller and looked at, in turns. From there, (1) the second moments
+of what its layers really read move `A`; (2) one backward pass of its divergence `J` from the dense model gives every
+layer's slope, `−½⟨∇J, W − Ŵ⟩`: the layer's own damage where the quadratic holds, and what more parameters would save
+there where it does not. The scale of its `G` follows. This is successive quadratic approximation (Nocedal & Wright,
+Numerical Optimization, 2006, §18), in which inputs stand for the layers before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from geocolor import processes
+from geocolor.curvature import Curvature
+from geocolor.curvature.on_disk import OnDisk
+from geocolor.divergence import few
+from geocolor.graph import price
+from geocolor.journal import Journal
+from geocolor.layers import weight_of
+from geocolor.losses import Batch, Loss, default_loss, device_of, move
+from geocolor.modes import evaluating
+from geocolor.moved_inputs import MOMENTS, moved_inputs, moved_on_disk
+from geocolor.progress import track
+from geocolor.stand_ins import StandIn, parameter, replaced, without_sharing
+
+#: How far a look moves prices towards what it sees: plans that follow it all the way swing between two states.
+STEP = 0.5
+
+#: Fraction of the mean slope of a layer below which a slope counts little.
+SMALL = 0.1
+
+#: A layer's scale is moved by at most this factor in either direction.
+MOST = 1e4
+
+
+def calibrate(
+    model: nn.Module,
+    curvature: Curvature,
+    batches: Sequence[Batch],
+    loss: Loss | None = None,
+    *,
+    keep: float = 0.8,
+    rounds: int = 3,
+    progress: bool = False,
+    journal: Journal | None = None,
+) -> Curvature:
+    """The curvature as it is seen from the best model without sharing that keeps `keep` of the parameters.
+
+    Each of `rounds` makes that model under the curvature so far, and looks from there (`seen_from`); the first one sees
+    every layer low-rank, or what is priced far too high would never be seen. At most 512 samples or 16,384 units of the
+    loss are used, whichever comes first; a round costs six forward passes over them. Calibration data only: never
+    show it the test data.
+    """
+    loss = default_loss(model, batches[0]) if loss is None else loss
+    chosen = few(batches, loss, model)
+    for done in track(range(rounds), "looking from smaller models", wanted=progress):
+        stand_ins = without_sharing(price(model, curvature, kinds=("in",)), keep, every=done == 0)
+        if not stand_ins:  # everything fits as it is
+            break
+        curvature = seen_from(model, stand_ins, curvature, chosen, loss, journal=journal)
+    return curvature
+
+
+def seen_from(
+    model: nn.Module,
+    stand_ins: Sequence[StandIn],
+    curvature: Curvature,
+    batches: Sequence[Batch],
+    loss: Loss,
+    step: float = STEP,
+    *,
+    journal: Journal | None = None,
+) -> Curvature:
+    """The curvature moved by `step` towards what the model with `stand_ins` shows, all of `batches` being used.
+
+    `A` becomes a mean of the former one and that of the inputs there; the scale of each `G` follows the layer's slope,
+    geometrically. Scales common to all are such that the predicted damage of `stand_ins` is the divergence measured.
+    What the look moves is a piece of the `journal`, named by how many looks there were before.
+    """
+
+    alike = journal if journal is not None and processes.world() == 1 else Journal()  # or one would know, another not
+    moved = partial(moved_inputs, model, stand_ins, curvature, batches, loss, step)
+    if isinstance(curvature.A, OnDisk) and curvature.estimate in MOMENTS:
+        there = replace(curvature, A=moved_on_disk(curvature.A, curvature, alike, moved))
+    else:
+        inputs = alike.tensors(f"look-{curvature.rounds}-inputs", moved)
+        A = {layer.name: inputs[curvature.inputs[layer.name]] for layer in curvature.layers} if inputs else curvature.A
+        there = replace(curvature, A=A)
+    scales = alike.value(f"look/{curvature.rounds}", partial(_scales, model, stand_ins, there, batches, loss, step))
+    return replace(there.scaled(scales), rounds=curvature.rounds + 1)
+
+
+def _scales(
+    model: nn.Module,
+    stand_ins: Sequence[StandIn],
+    curvature: Curvature,
+    batches: Sequence[Batch],
+    loss: Loss,
+    step: float,
+) -> dict[str, float]:
+    """What every layer's `G` is to be multiplied by."""
+    slopes, measured = _slopes(model, stand_ins, batches, loss)
+    predicted = {}
+    for each in stand_ins:
+        change = each.weight - weight_of(model, each.layer).to(each.weight)
+        predicted[each.layer.name] = curvature.damage(each.layer.name, change)
+    ratios = smoothed(list(predicted.values()), [max(slopes[name], 0.0) for name in predicted])
+    scales = {name: ratio**step for name, ratio in zip(predicted, ratios, strict=True)}
+    common = _ratio(measured, math.fsum(scales[name] * damage for name, damage in predicted.items()))
+    return {layer.name: common * scales.get(layer.name, 1.0) for layer in curvature.layers}
+
+
+def _slopes(
+    model: nn.Module, stand_ins: Sequence[StandIn], batches: Sequence[Batch], loss: Loss
+) -> tuple[dict[str, float], float]:
+    """`−½⟨∇J, W − Ŵ⟩` of every layer with a stand-in, and `J`, the divergence from the dense model; per unit."""
+    weights = {each.layer.name: parameter(model, each.layer) for each in stand_ins}
+    dense = {name: weight.data for name, weight in weights.items()}
+    slopes, total, units = dict.fromkeys(weights, 0.0), 0.0, 0
+    with _differentiable(weights.values()):
+        for batch in (batch for index, batch in enumerate(batches) if processes.is_mine(index)):
+            batch = move(batch, device_of(model))
+            with evaluating(model):
+                reference = loss.forward(model, batch)
+            with replaced(model, stand_ins), evaluating(model, gradients=True):
+                J, count = loss.divergence(loss.forward(model, batch), reference, batch)
+                total, units = total + float(J.detach()), units + count
+                if not J.requires_grad:  # nothing here depends on these layers: experts that are not called
+                    continue
+                gradients = torch.autograd.grad(J, list(weights.values()), allow_unused=True)
+                for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
+                    if gradient is not None:
+                        missing = dense[name].double() - weight.detach().double()
+                        slopes[name] -= 0.5 * float((gradient.double() * missing).sum())
+    sums = torch.tensor([*slopes.values(), total, units], dtype=torch.float64)
+    if processes.world() > 1:
+        sums = processes.summed(sums.to(processes.exchange_device()))
+    *means, mean, _ = (sums / sums[-1].clamp(min=1)).tolist()
+    return dict(zip(slopes, means, strict=True)), mean
+
+
+@contextmanager
+def _differentiable(weights: Iterable[Tensor]) -> Iterator[None]:
+    """The weights ask for gradients for a while."""
+    asked = [(weight, weight.requires_grad) for weight in weights]
+    try:
+        for weight, _ in asked:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight, before in asked:
+            weight.requires_grad_(before)
+
+
+def smoothed(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
+    """Measured over predicted damage of every layer, relative to that of all, drawn towards 1 where either is small.
+
+    A layer whose damage is next to nothing says little of its scale, yet its plain ratio may be off by any factor:
+    `SMALL` of the mean damage is added to both sides, the predicted ones brought to the common scale.
+    """
+    common = _ratio(math.fsum(measured), math.fsum(predicted))
+    floor = SMALL * math.fsum(measured) / max(len(measured), 1)
+    return [_ratio(found + floor, common * said + floor) for said, found in zip(predicted, measured, strict=True)]
+
+
+def _ratio(measured: float, predicted: float) -> float:
+    if not (measured > 0 and predicted > 0):
+        return 1.0
+    return min(max(measured / predicted, 1 / MOST), MOST)

@@ -1,0 +1,76 @@
+"""Low-rank matrices put in the place of weights for a while: a smaller model tried without being built."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from geocolor.bases import factorize
+from geocolor.budget import allocate
+from geocolor.carry_out import factorize_class
+from geocolor.graph import CostGraph
+from geocolor.layers import Layer, as_stored
+from geocolor.plans import Plan
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """What stands for a layer's weight: m × n, float64."""
+
+    layer: Layer
+    weight: Tensor
+
+
+def without_sharing(graph: CostGraph, keep: float, *, every: bool = False) -> list[StandIn]:
+    """Those of the best allocation in which no basis is shared, or of the smallest where `keep` cannot be reached.
+
+    With `every` layers that it leaves dense have one too, of the rank they would take next.
+    """
+    groups = [(i,) for i in range(len(graph.layers))]
+    alone = allocate(graph, groups, int(keep * graph.parameters_dense), at_least=True)
+    found = []
+    for index, (layer, option) in enumerate(zip(graph.layers, alone.options, strict=True)):
+        if option.kind == "dense" and every:
+            hull = graph.hull((index,))
+            factored = hull.take((hull.kind != "dense").nonzero()[0])
+            option = factored[factored.at(alone.price)]
+        if option.kind != "dense":
+            assert option.rank is not None
+            factors = factorize(option.kind, {layer.name: graph.metrics[layer.name]}, option.rank)
+            found.append(StandIn(layer, factors.dense(layer.name)))
+    return found
+
+
+def planned(graph: CostGraph, plan: Plan) -> list[StandIn]:
+    """Those of a plan that was made from `graph`."""
+    layers = {layer.name: layer for layer in graph.layers}
+    found = []
+    for cls in plan.classes:
+        if cls.kind != "dense":
+            flat_energy = plan.flat_energy or 0.05
+            factors, _ = factorize_class(cls, graph.metrics, graph.curvature, plan.trust_region, flat_energy)
+            found += [StandIn(layers[name], factors.dense(name)) for name in cls.layers]
+    return found
+
+
+def parameter(model: nn.Module, layer: Layer) -> nn.Parameter:
+    """The weight itself."""
+    weight = model.get_submodule(layer.name).weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+@contextmanager
+def replaced(model: nn.Module, stand_ins: Sequence[StandIn]) -> Iterator[None]:
+    """The model with its weights replaced in place, and given back afterwards."""
+    old: list[tuple[nn.Parameter, Tensor]] = []
+    try:
+        for each in stand_ins:
+            weight = parameter(model, each.layer)
+            old.append((weight, weight.data))
+            weight.data = as_stored(each.layer, each.weight).to(weight).contiguous()
+        yield
+    finally:
+        for weight, data in old:
+            weight.data = data
