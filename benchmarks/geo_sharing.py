@@ -256,7 +256,7 @@ def durations(bench: Bench, batches: Sequence[Any]) -> None:
                 if not bench.done(**key):
                     begun = time.process_time()
                     found = measure_axes(
-                        bench.model, batches, bench.subject.loss, axes=t, which=which, layers=[layer], trace_rounds=0
+                        bench.model, batches, bench.subject.loss, axes=t, which=which, layers=[layer], trace_probes=0
                     )
                     seconds, products = time.process_time() - begun, found.axes[layer.name].products
                     bench.record(key | {"m": layer.m, "n": layer.n, "seconds": seconds, "products": products})

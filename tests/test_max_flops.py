@@ -220,7 +220,7 @@ def test_settings_on_flops_are_checked_before_anything_runs() -> None:
             check_settings(wrong)
 
 
-def test_a_run_with_probes_meets_a_budget_on_flops(network: nn.Module, batches: list[Any]) -> None:
+def test_a_calibrated_run_meets_a_budget_on_flops(network: nn.Module, batches: list[Any]) -> None:
     prepared = prepare(network, batches, Settings(max_flops=0.6, time_limit=3, solver="greedy"), clock=Clock())
     assert cost(prepared.plan) <= 0.6
     assert prepared.plan.keep is None
