@@ -45,6 +45,8 @@ class Options:
     """Looks from smaller models."""
     samples: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
     """Calibration batches at most."""
+    include: tuple[str, ...] = ()
+    """Patterns of layer names in scope; those of the model's other benchmarks when not given."""
     json: Path | None = None
     """Write the figures there."""
 
@@ -85,7 +87,7 @@ def run(options: Options) -> dict[str, Any]:
         solver=options.solver,
         time_limit=options.time_limit,
         rounds=options.rounds,
-        include=subject.include,
+        include=options.include or subject.include,
     )
     settings = replace(settings, draws=subject.draws)
     calibration = list(subject.calibration)[: options.samples]

@@ -26,7 +26,7 @@ from geocolor.demo import run as run_demo
 from geocolor.digests import digest_of, digest_of_model
 from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
-from geocolor.forecast import Forecast, forecast, forecast_measuring, forecast_refinement
+from geocolor.forecast import Forecast, forecast, forecast_applying, forecast_measuring, forecast_refinement
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
@@ -279,7 +279,13 @@ def make_plan(
 
 
 def carry_out(
-    console: Console, source: str, plan_path: Path, curvature_path: Path | None, out: Path, overwrite: bool
+    console: Console,
+    source: str,
+    plan_path: Path,
+    curvature_path: Path | None,
+    out: Path,
+    overwrite: bool,
+    dry_run: bool = False,
 ) -> Report:
     refuse_output(out, overwrite)
     plan = _plan(plan_path)
@@ -292,6 +298,12 @@ def carry_out(
     curvature: Curvature | LanczosCurvature = read(curvature_path or beside)
     model, tokenizer = _model(source)
     unpack_as_planned(model, plan.layers)
+    plan.check(model)
+    if isinstance(curvature, Curvature):
+        expecting = partial(forecast_applying, model, plan, curvature)
+        if dry_run:
+            return _expected(console, expecting())
+        _announce(out, expecting)
     clock = Clock()
     with (curvature_path or beside).open("rb") as file:
         basis = {"model": digest_of_model(model), "curvature": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from geocolor.curvature import Curvature
 from geocolor.divergence import MOST_SAMPLES, MOST_UNITS, spread
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.memory import peak, resident
 from geocolor.modes import evaluating
-from geocolor.pace import Pace, pace_of, positions_in
+from geocolor.pace import KnownFactors, Pace, layer_paces, pace_of, positions_in
 from geocolor.parameters import parameter_bytes
 from geocolor.pipeline import AGGREGATES, UPDATED_BELOW, Settings
+from geocolor.plans import Plan
 from geocolor.presets import GEO_SHARING, SEARCHED
 from geocolor.rate_distortion import can_share
 from geocolor.refinement import RefineSettings, trainable
@@ -147,6 +149,28 @@ def _timed(
     powers = AGGREGATES if several else (settings.aggregate or 1.0,)
     pace = pace_of(model, layers, typical(calibration), settings, loss, powers, timer)
     return _Work(model, [layer for layer in layers if layer.name in pace.layers], calibration, settings, pace), powers
+
+
+def forecast_applying(
+    model: nn.Module,
+    plan: Plan,
+    curvature: Curvature,
+    *,
+    timer: Callable[[], float] = time.perf_counter,
+) -> Forecast:
+    """Of `apply` in place with this plan, and of saving the result."""
+    factored = {name for cls in plan.classes if cls.kind != "dense" for name in cls.layers}
+    layers = [layer for layer in plan.shareable_layers() if layer.name in factored]
+    known = KnownFactors(curvature.A, curvature.G, curvature.inputs)
+    paces = layer_paces(model, layers, known, plan.kept, timer).values()
+    factors = DOUBLE * plan.parameters
+    saved = parameter_bytes(model) * plan.kept
+    seconds = {
+        "apply": sum(pace.root_in + pace.root_out + pace.product + pace.fit for pace in paces),
+        "save": PICTURE_SECONDS,
+    }
+    memory = max(peak(), resident() + 2 * factors) + PICTURE_MEMORY
+    return Forecast(seconds, 0.0, memory, round(factors + saved + SMALL_FILES))
 
 
 def forecast_refinement(

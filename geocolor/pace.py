@@ -109,17 +109,13 @@ def pace_of(
     if settings.memory is None:
         inputs = dict(curvature.inputs)
         ran = list(curvature.layers)
-    factors = _Factors(curvature.A, curvature.G, inputs)
+    factors = KnownFactors(curvature.A, curvature.G, inputs)
     budget = settings.keep or settings.max_flops or 0.8
-    shapes: dict[tuple[int, int], LayerPace] = {}
-    for layer in ran:
-        if (layer.m, layer.n) not in shapes:
-            shapes[layer.m, layer.n] = _layer_pace(model, layer, factors, budget, timer)
     seconds, count, points = _pairs(model, ran, factors, settings, powers, timer)
     return Pace(
         forward=forward / positions,
         measured=passes * measured / positions,
-        layers={layer.name: shapes[layer.m, layer.n] for layer in ran},
+        layers=layer_paces(model, ran, factors, budget, timer),
         pairs=seconds,
         pair_count=count,
         points=points,
@@ -155,7 +151,7 @@ def _part(layer: Layer) -> tuple[int, int, float]:
 
 
 @dataclass(frozen=True)
-class _Factors:
+class KnownFactors:
     """A and G of layers: those measured, or made-up ones of the same size; `inputs` groups layers that share A."""
 
     A: Mapping[str, Tensor]
@@ -179,13 +175,24 @@ class _Factors:
         return self.made[name, size]
 
 
-def _member(model: nn.Module, layer: Layer, factors: _Factors, roots: Roots) -> Metric:
+def _member(model: nn.Module, layer: Layer, factors: KnownFactors, roots: Roots) -> Metric:
     m, n, _ = _part(layer)
     A, G = factors.of(layer)
     return metric(weight_of(model, layer)[:m, :n].cpu(), G, A, roots)
 
 
-def _layer_pace(model: nn.Module, layer: Layer, factors: _Factors, keep: float, timer: Timer) -> LayerPace:
+def layer_paces(
+    model: nn.Module, layers: Sequence[Layer], factors: KnownFactors, keep: float, timer: Timer
+) -> dict[str, LayerPace]:
+    """The pace of every layer by name; each shape is timed once."""
+    shapes: dict[tuple[int, int], LayerPace] = {}
+    for layer in layers:
+        if (layer.m, layer.n) not in shapes:
+            shapes[layer.m, layer.n] = _layer_pace(model, layer, factors, keep, timer)
+    return {layer.name: shapes[layer.m, layer.n] for layer in layers}
+
+
+def _layer_pace(model: nn.Module, layer: Layer, factors: KnownFactors, keep: float, timer: Timer) -> LayerPace:
     m, n, times = _part(layer)
     A, G = factors.of(layer)
     root_in, _ = _timed(timer, partial(square_root, A))
@@ -201,7 +208,7 @@ def _layer_pace(model: nn.Module, layer: Layer, factors: _Factors, keep: float, 
 def _pairs(
     model: nn.Module,
     layers: Sequence[Layer],
-    factors: _Factors,
+    factors: KnownFactors,
     settings: Settings,
     powers: Sequence[float],
     timer: Timer,

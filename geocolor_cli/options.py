@@ -294,6 +294,8 @@ class Apply:
     """Output folder of the smaller model."""
     curvature: OptionalFile = None
     """Curvature file; the one beside the plan when not given."""
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected."""
     overwrite: Flag = False
     """Replace what the output folder holds."""
     json: OptionalFile = None
@@ -302,7 +304,9 @@ class Apply:
     def run(self, console: Console) -> dict[str, Any]:
         from geocolor import commands
 
-        return commands.carry_out(console, self.model, self.plan, self.curvature, self.out, self.overwrite)
+        return commands.carry_out(
+            console, self.model, self.plan, self.curvature, self.out, self.overwrite, self.dry_run
+        )
 
 
 @dataclass(frozen=True)

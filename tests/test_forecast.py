@@ -12,8 +12,8 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from geocolor.backend import plan_of
-from geocolor.forecast import forecast, forecast_measuring, forecast_refinement, typical
+from geocolor.curvature import Curvature
+from geocolor.forecast import forecast, forecast_applying, forecast_measuring, forecast_refinement, typical
 from geocolor.layers import Layer
 from geocolor.pace import positions_in
 from geocolor.pipeline import Clock, Settings, carried_out, prepare
@@ -98,7 +98,10 @@ def test_every_step_of_a_run_is_foreseen(network: nn.Module, batches: Batches) -
     prepared = prepare(network, batches, settings, clock=clock)
     smaller = carried_out(prepared, network, batches, clock=clock)
     assert set(clock.seconds) <= set(steps)
-    assert plan_of(smaller) is not None
+    assert isinstance(prepared.curvature, Curvature)
+    applied = forecast_applying(network, prepared.plan, prepared.curvature)
+    assert list(applied.seconds) == ["apply", "save"]
+    assert applied.memory > 0
     again = forecast_refinement(smaller, network, batches, refinement, batches)
     assert list(again.seconds) == ["refine", "save and load", "evaluate"]
 
