@@ -34,7 +34,7 @@ from solvers.subset_dp import linked_parts
 
 DOUBLE = 8
 
-#: Looks from plans that share before one gains nothing (at most `pipeline.LOOKS`), and forward passes that one takes.
+#: Looks from plans that share before one gains nothing, and forward passes that one takes.
 LOOKS_TAKEN, LOOK_PASSES = 2, 6
 
 #: Bytes of a point of a hull in memory and in a file.
@@ -94,7 +94,7 @@ def forecast(
     search = work.search() if searched else 0.0
     seconds["plan"] = search + (pace.pairs if searched and settings.solver != "private" else work.spectra())
     if calibrated:
-        looks = LOOKS_TAKEN if searched and bounded is not None else 0
+        looks = min(settings.rounds, LOOKS_TAKEN) if searched and bounded is not None else 0
         seconds["calibrate"] += looks * work.looking()
         seconds["price"] += looks * work.whitening()
         seconds["plan"] += looks * (search / len(powers) + pace.pairs / len(powers) if search else work.spectra())
@@ -339,7 +339,7 @@ class _Work:
     def disk(self, searched: bool, carried_out: bool, refined: bool) -> int:
         curvature = self.factors()
         calibrated = searched and self.settings.rounds > 0
-        looks = LOOKS_TAKEN if calibrated else 0
+        looks = min(self.settings.rounds, LOOKS_TAKEN) if calibrated else 0
         inputs = DOUBLE * sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
         if self.settings.memory is not None:
             curvature *= 2  # windows, and then the roots

@@ -45,9 +45,6 @@ AGGREGATES = (1.0, 2.0)
 #: Relative to the mean of a Kronecker factor's diagonal.
 DAMPING = 1e-3
 
-#: Most looks from the model that shares, each with a coloring searched anew.
-LOOKS = 3
-
 #: At this size and below it is tried whether coefficients fitted to the smaller model's own inputs are nearer; above,
 #: inputs have hardly moved. Basis Sharing has the same bound.
 UPDATED_BELOW = 0.6
@@ -176,8 +173,8 @@ def searched(
 ) -> Prepared:
     """A plan for every aggregate of the graph, and of those the one that does least damage on calibration data.
 
-    Then, as long as that gains, prices are moved to what is seen from the model of the best plan so far, and another
-    coloring is searched under them. Plans without sharing are measured beside all of them.
+    Then, as long as that gains but at most `rounds` times, prices are moved to what is seen from the model of the best
+    plan so far, and another coloring is searched under them. Plans without sharing are measured beside all of them.
     """
     journal = journal or Journal()
     loss = default_loss(model, calibration[0]) if loss is None else loss
@@ -187,7 +184,7 @@ def searched(
     with clock("verify"):
         verdict = verified(model, graph, found, calibration, loss, progress=progress, journal=journal)
     chosen = few(calibration, loss, model)
-    for _ in range(LOOKS):
+    for _ in range(settings.rounds):
         stand_ins = planned(graph, verdict.plan)
         if not stand_ins:  # everything fits as it is
             break

@@ -87,7 +87,8 @@ class Source:
     draws: int = 1
     """Random directions of the output per position, along which gradients are taken."""
     rounds: int = 3
-    """Looks from smaller models that move prices to what is seen there; 0 for none."""
+    """Looks from smaller models that move prices to what is seen there, first from ones without sharing, then, as long
+    as that gains, from the best that share; 0 for none."""
     include: Annotated[tuple[str, ...], arg(metavar="PATTERN …")] = ("*",)
     """Patterns of layer names in scope."""
     exclude: Annotated[tuple[str, ...], arg(metavar="PATTERN …", help_behavior_hint="(optional)")] = ()

@@ -82,14 +82,12 @@ def test_sharing_that_does_more_damage_than_none_is_priced_anew_and_dropped_with
     assert measured(network, found.plan, found.graph, batches) <= verdict.damage * (1 + 1e-6)
 
 
-def test_looks_from_plans_never_make_the_plan_worse(
-    network: nn.Module, graphs: CostGraph, batches: Batches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = Settings(keep=0.4, solver="greedy")
-    damages = []
-    for looks in (0, 1, 3):
-        monkeypatch.setattr("geocolor.pipeline.LOOKS", looks)
-        found = searched(network, graphs, batches, settings, clock=Clock())
+def test_looks_from_plans_never_make_the_plan_worse(network: nn.Module, graphs: CostGraph, batches: Batches) -> None:
+    plans = [geocolor.plan(graphs.under(power), keep=0.4, solver="greedy") for power in AGGREGATES]
+    first = verified(network, graphs, plans, batches).plan
+    damages = [measured(network, first, graphs, batches)]
+    for rounds in (1, 3):
+        found = searched(network, graphs, batches, Settings(keep=0.4, solver="greedy", rounds=rounds), clock=Clock())
         damages.append(measured(network, found.plan, found.graph, batches))
     assert damages[0] >= damages[1] >= damages[2]
 
