@@ -89,17 +89,24 @@ def pace_of(
     del outputs
     before = peak()
     forget_peak()
-    passes, window = 1, list(layers)
+    passes, window, ranks = 1, list(layers), dict[str, int]()
     if settings.memory is not None:
         inputs = input_groups(model, batch, loss, layers)
         ran = [layer for layer in layers if layer.name in inputs]
         several = windows(ran, inputs, settings.memory - peak(), settings.memory)
-        passes, window = len(several), several[0]
+        passes, (window, ranks) = len(several), several[0]
     held = resident()
     measured, sums = _timed(
         timer,
         lambda: accumulate(
-            model, [batch], loss, window, estimate=estimate_of(settings), draws=settings.draws, seed=settings.seed
+            model,
+            [batch],
+            loss,
+            window,
+            estimate=estimate_of(settings),
+            draws=settings.draws,
+            seed=settings.seed,
+            ranks=ranks,
         ),
     )
     most = peak()

@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from geocolor.curvature.on_disk import OnDisk
+from geocolor.curvature.sketch import Sketch, Sketchable, Sketched, rank_of
 from geocolor.layers import Layer
-from geocolor.schema import Count, Frozen, NamedShape, Text, validated
+from geocolor.schema import Count, Frozen, NamedShape, Size, Text, validated
 from geocolor.tensor_files import AGAIN, TensorFile, check_tensors, write_tensors
 
 
@@ -101,31 +102,52 @@ class Curvature:
         }
         for name in ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed", "rounds"):
             metadata[name] = getattr(self, name)
-        write_tensors(Path(path), "curvature", _Stored(self.A, self.G), metadata, shapes_of(self.layers, self.inputs))
+        ranks = {f"A/{first}": rank_of(self.A, first) for first in dict.fromkeys(self.inputs.values())}
+        ranks |= {f"G/{layer.name}": rank_of(self.G, layer.name) for layer in self.layers}
+        metadata["sketches"] = sketches = {key: rank for key, rank in ranks.items() if rank is not None}
+        shapes = shapes_of(self.layers, self.inputs, sketches)
+        write_tensors(Path(path), "curvature", _Stored(self.A, self.G, shapes), metadata, shapes)
 
 
 @dataclass(frozen=True)
 class _Stored(Mapping[str, Tensor]):
-    """The factors by their names in a file."""
+    """The factors by their names in a file: "A/<layer>", or of a sketch its parts, "UA/<layer>" and "DA/<layer>"."""
 
     A: Mapping[str, Tensor]
     G: Mapping[str, Tensor]
+    names: Mapping[str, tuple[int, ...]]
 
     def __getitem__(self, key: str) -> Tensor:
         side, _, name = key.partition("/")
-        return (self.A if side == "A" else self.G)[name]
+        factors = self.A if side.endswith("A") else self.G
+        if len(side) == 1:
+            return factors[name]
+        assert isinstance(factors, Sketchable)
+        sketch = factors.sketch(name)
+        return sketch.low if side.startswith("U") else sketch.diagonal
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*(f"A/{name}" for name in self.A), *(f"G/{name}" for name in self.G)])
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.A) + len(self.G)
+        return len(self.names)
 
 
-def shapes_of(layers: Sequence[Layer], inputs: Mapping[str, str]) -> dict[str, tuple[int, ...]]:
-    """The tensors of a curvature's file: a `G` for every layer, an `A` for the first layer of every group."""
-    shapes: dict[str, tuple[int, ...]] = {f"G/{layer.name}": (layer.m, layer.m) for layer in layers}
-    return shapes | {f"A/{inputs[layer.name]}": (layer.n, layer.n) for layer in layers}
+def shapes_of(
+    layers: Sequence[Layer], inputs: Mapping[str, str], sketches: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+    """The tensors of a curvature's file: a `G` for every layer, an `A` for the first layer of every group.
+
+    `sketches` are the ranks of those that are sketched.
+    """
+    widths = {f"G/{layer.name}": layer.m for layer in layers} | {f"A/{inputs[layer.name]}": layer.n for layer in layers}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for key, width in widths.items():
+        if key in sketches:
+            shapes |= {f"U{key}": (width, sketches[key]), f"D{key}": (width,)}
+        else:
+            shapes[key] = (width, width)
+    return shapes
 
 
 class _Header(Frozen):
@@ -141,6 +163,7 @@ class _Header(Frozen):
     draws: Count
     seed: int
     rounds: Count
+    sketches: dict[Text, Size] = Field(default_factory=dict)
 
 
 def load_curvature(path: str | Path, memory: int | None = None) -> Curvature:
@@ -155,7 +178,7 @@ def load_curvature(path: str | Path, memory: int | None = None) -> Curvature:
     header = validated(_Header, file.metadata, str(path), "the header", AGAIN)
     layers = layers_from(header.layers, path)
     check_inputs(header.inputs, layers, path, complete=True)
-    shapes = shapes_of(layers, header.inputs)
+    shapes = shapes_of(layers, header.inputs, header.sketches)
     in_A = {layer.name: f"A/{header.inputs[layer.name]}" for layer in layers}
     in_G = {layer.name: f"G/{layer.name}" for layer in layers}
     A: Mapping[str, Tensor]
@@ -163,12 +186,23 @@ def load_curvature(path: str | Path, memory: int | None = None) -> Curvature:
     if memory is None:
         tensors = dict(file)
         check_tensors(path, tensors, shapes)
-        A = {name: tensors[key] for name, key in in_A.items()}
-        G = {name: tensors[key] for name, key in in_G.items()}
+        A, G = _in_memory(tensors, in_A), _in_memory(tensors, in_G)
     else:
         check_tensors(path, file, shapes)
         A, G = OnDisk(file, in_A, memory), OnDisk(file, in_G, memory)
-    return Curvature(layers=layers, A=A, G=G, **{name: value for name, value in header if name != "layers"})
+    return Curvature(
+        layers=layers, A=A, G=G, **{name: value for name, value in header if name not in ("layers", "sketches")}
+    )
+
+
+def _in_memory(tensors: Mapping[str, Tensor], keys: Mapping[str, str]) -> Mapping[str, Tensor]:
+    """Factors by layer, `keys` being their names in the file."""
+    exact = {name: tensors[key] for name, key in keys.items() if key in tensors}
+    found: dict[str, Sketch] = {}
+    for key in keys.values():
+        if key not in tensors and key not in found:
+            found[key] = Sketch(tensors[f"U{key}"], tensors[f"D{key}"])
+    return Sketched(exact, {name: found[key] for name, key in keys.items() if key in found}) if found else exact
 
 
 def layers_from(entries: Sequence[NamedShape], path: Path) -> tuple[Layer, ...]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from geocolor.curvature.estimate import Estimate, rows, second_moment
+from geocolor.curvature.estimate import Estimate, check_finite, rows, second_moment
 from geocolor.curvature.observation import OnGradient
+from geocolor.curvature.sketch import directions
 from geocolor.curvature.sums import Sums
 from geocolor.layers import Layer, input_rows, output_rows
 
@@ -21,18 +23,33 @@ class Kronecker(Estimate):
     """
 
     name: str = "kronecker"
+    ranks: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Of sketches (`geocolor.curvature.sketch`), by "A/<layer>" and "G/<layer>"; other factors are summed whole."""
+    _directions: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def observe(self, sums: Sums, layer: Layer, x: Tensor, mask: Tensor | None, first: bool) -> OnGradient | None:
         if first:
             inputs = rows(input_rows(layer, x), mask)
-            sums.add(f"A/{layer.name}", second_moment(inputs, layer, "inputs", sums.batches))
+            self._add(sums, f"A/{layer.name}", inputs, layer, "inputs")
             sums.positions[layer.name] = sums.positions.get(layer.name, 0) + len(inputs)
 
         def on_gradient(gradient: Tensor) -> None:
             gradients = rows(output_rows(layer, gradient), None)
-            sums.add(f"G/{layer.name}", second_moment(gradients, layer, "output gradients", sums.batches))
+            self._add(sums, f"G/{layer.name}", gradients, layer, "output gradients")
 
         return on_gradient
+
+    def _add(self, sums: Sums, key: str, matrix: Tensor, layer: Layer, what: str) -> None:
+        """`Σ x xᵀ` over the rows of `matrix`, or what a sketch needs of it."""
+        if key not in self.ranks:
+            sums.add(key, second_moment(matrix, layer, what, sums.batches))
+            return
+        if key not in self._directions:
+            self._directions[key] = directions(key, matrix.shape[1], self.ranks[key]).to(matrix)
+        diagonal = matrix.square().sum(0)
+        check_finite(diagonal, layer, what, sums.batches)
+        sums.add(f"S{key}", matrix.T @ (matrix @ self._directions[key]))
+        sums.add(f"D{key}", diagonal)
 
     def input_factor(self, sums: Sums, layer: Layer) -> Tensor | None:
         return sums.tensors[f"A/{layer.name}"] / sums.positions[layer.name]
@@ -41,10 +58,11 @@ class Kronecker(Estimate):
         return sums.tensors[f"G/{layer.name}"] / sums.sampled
 
     def missing(self, sums: Sums, layer: Layer) -> str | None:
-        inputs = sums.tensors.get(f"A/{sums.inputs.get(layer.name)}")
+        group = sums.inputs.get(layer.name)
+        inputs = sums.tensors.get(f"A/{group}", sums.tensors.get(f"DA/{group}"))
         if inputs is None:
             return "never ran"
         if not inputs.any():
             return "its input is always zero"
-        gradient = sums.tensors.get(f"G/{layer.name}")
+        gradient = sums.tensors.get(f"G/{layer.name}", sums.tensors.get(f"DG/{layer.name}"))
         return "no gradient reaches it" if gradient is None or not gradient.any() else None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import replace
 from itertools import chain
 
 import torch
@@ -18,6 +19,7 @@ from geocolor.curvature.identity import Identity
 from geocolor.curvature.kronecker import Kronecker
 from geocolor.curvature.magnitude import Magnitude
 from geocolor.curvature.observation import InputGroups, OnGradient, watched
+from geocolor.curvature.sketch import Sketch, Sketched, nystrom
 from geocolor.curvature.sums import Sums, load_sums
 from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer, find_layers
@@ -94,12 +96,16 @@ def accumulate(
     share_inputs: bool = True,
     journal: Journal | None = None,
     record: str = MEASURED,
+    ranks: Mapping[str, int] | None = None,
 ) -> Sums:
     """The sums of `measure` over `batches`; `first` is the index of the first batch, which keys the sampling.
 
-    Batches whose sums the `journal` holds, under the name `record`, are passed over.
+    Batches whose sums the `journal` holds, under the name `record`, are passed over. `ranks` are those of the factors
+    that are sketched, by "A/<layer>" and "G/<layer>" (`Kronecker`).
     """
     how = _estimate(estimate)
+    if ranks and isinstance(how, Kronecker):
+        how = replace(how, ranks=ranks, _directions={})
     if draws < 1:
         raise ValueError(f"draws is {draws}; at least one label has to be sampled")
     if not how.reads_data:
@@ -205,15 +211,19 @@ def finish(sums: Sums, *, damping: float = 1e-3, consume: bool = False) -> Curva
     renamed: dict[str, str] = {}  # the first layer of a group may have been dropped
     A: dict[str, Tensor] = {}
     G: dict[str, Tensor] = {}
+    sketches = _sketches(sums, damping)
+    wide_A: dict[str, Sketch] = {}
+    wide_G: dict[str, Sketch] = {}
     few: list[str] = []
     for layer in layers:
         group = sums.inputs[layer.name]
         first = inputs[layer.name] = renamed.setdefault(group, layer.name)
         seen = sums.positions.get(group, 0)
-        factor = how.input_factor(sums, by_name[group]) if first == layer.name else None
-        if first != layer.name:
+        if f"A/{group}" in sketches:
+            wide_A[layer.name] = sketches[f"A/{group}"]
+        elif first != layer.name:
             A[layer.name] = A[first]
-        elif factor is None:
+        elif (factor := how.input_factor(sums, by_name[group])) is None:
             A[layer.name] = identities.setdefault(layer.n, torch.eye(layer.n, dtype=torch.float64))
         else:
             A[layer.name] = damped(factor, damping)
@@ -222,8 +232,9 @@ def finish(sums: Sums, *, damping: float = 1e-3, consume: bool = False) -> Curva
                 give_back()
             if seen < layer.n:
                 few.append(_deficient(layer, "covariance", seen, layer.n))
-        factor = how.output_factor(sums, layer)
-        if factor is None:
+        if f"G/{layer.name}" in sketches:
+            wide_G[layer.name] = sketches[f"G/{layer.name}"]
+        elif (factor := how.output_factor(sums, layer)) is None:
             G[layer.name] = identities.setdefault(layer.m, torch.eye(layer.m, dtype=torch.float64))
         else:
             G[layer.name] = damped(factor, damping)
@@ -244,8 +255,8 @@ def finish(sums: Sums, *, damping: float = 1e-3, consume: bool = False) -> Curva
         warnings.warn(f"{few[0]}; pass more samples or raise damping{more}", stacklevel=3)
     return Curvature(
         layers=layers,
-        A=A,
-        G=G,
+        A=Sketched(A, wide_A) if wide_A else A,
+        G=Sketched(G, wide_G) if wide_G else G,
         estimate=sums.estimate,
         loss=sums.loss,
         unit=sums.unit,
@@ -257,6 +268,24 @@ def finish(sums: Sums, *, damping: float = 1e-3, consume: bool = False) -> Curva
         draws=draws,
         seed=sums.seed,
     )
+
+
+def _sketches(sums: Sums, damping: float) -> dict[str, Sketch]:
+    """The sketched factors by key, divided and damped; warns of what they leave out."""
+    found: dict[str, Sketch] = {}
+    for key in [key.removeprefix("S") for key in sums.tensors if key.startswith(("SA/", "SG/"))]:
+        count = sums.positions[key.removeprefix("A/")] if key.startswith("A/") else sums.sampled
+        product, diagonal = (sums.tensors[f"{part}{key}"].cpu() / count for part in "SD")
+        found[key] = nystrom(product, diagonal, key).lifted(damping)
+    if found:
+        worst = max(found, key=lambda key: found[key].outside)
+        warnings.warn(
+            f"second moments that do not fit are kept as a low rank and a diagonal: {some(list(found))}; at most "
+            f"{found[worst].outside:.1%} of the trace is in the diagonal alone ({worst}, rank "
+            f"{found[worst].low.shape[1]}). More memory keeps them whole",
+            stacklevel=4,
+        )
+    return found
 
 
 def _backward(pseudo: Tensor, leaves: list[Tensor], *, retain: bool) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+from geocolor.curvature.sketch import Sketch, Sketchable
 from geocolor.tensor_files import TensorFile
 
 
 @dataclass(frozen=True, eq=False)
-class OnDisk(Mapping[str, Tensor]):
+class OnDisk(Sketchable):
     """Factors by layer, nobody but the caller holding what was read; `tensors` names their tensors in `file`.
 
     `memory` bounds, in bytes, what is computed of them and kept. `scales` multiply factors; `lift` times the mean of
@@ -26,6 +27,8 @@ class OnDisk(Mapping[str, Tensor]):
     lift: float = 0.0
 
     def __getitem__(self, name: str) -> Tensor:
+        if self.rank(name) is not None:
+            return self.sketch(name).dense()
         factor = self.file[self.tensors[name]]
         if name in self.scales:
             factor = factor * self.scales[name]
@@ -33,6 +36,17 @@ class OnDisk(Mapping[str, Tensor]):
             factor = factor.clone()
             factor.diagonal().add_(self.lift * float(factor.diagonal().mean()))
         return factor
+
+    def rank(self, name: str) -> int | None:
+        key = self.tensors[name]
+        return None if key in self.file else self.file.shape(f"U{key}")[1]
+
+    def sketch(self, name: str) -> Sketch:
+        key = self.tensors[name]
+        found = Sketch(self.file[f"U{key}"], self.file[f"D{key}"])
+        if name in self.scales:
+            found = found.scaled(self.scales[name])
+        return found.lifted(self.lift) if self.lift else found
 
     def __contains__(self, name: object) -> bool:
         return name in self.tensors

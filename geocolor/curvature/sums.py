@@ -141,9 +141,14 @@ def load_sums(path: str | Path) -> Sums:
             f"A/{layer.name}": (layer.n, layer.n),
             f"G/{layer.name}": (layer.m, layer.m),
             f"F/{layer.name}": (layer.m,),
+            f"DA/{layer.name}": (layer.n,),
+            f"DG/{layer.name}": (layer.m,),
         }
+        for key, width in ((f"SA/{layer.name}", layer.n), (f"SG/{layer.name}", layer.m)):
+            if key in tensors:
+                shapes[key] = (width, min(tensors[key].shape[-1], width) if tensors[key].ndim else 0)
     check_tensors(path, tensors, {key: shape for key, shape in shapes.items() if key in tensors})
-    counted = {key.partition("/")[2] for key in tensors if key.startswith("A/")}
+    counted = {key.partition("/")[2] for key in tensors if key.startswith(("A/", "DA/"))}
     uncounted = [name for name in counted if not header.positions.get(name)]
     if uncounted or (tensors and not header.sampled) or header.sampled < header.units:
         raise ValueError(f"{path}: its counts do not fit its sums. {AGAIN}")

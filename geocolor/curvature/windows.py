@@ -20,6 +20,7 @@ from geocolor import processes
 from geocolor.curvature.curvature import Curvature, load_curvature
 from geocolor.curvature.measurement import NothingMeasuredError, accumulate, finish, some
 from geocolor.curvature.observation import InputGroups, OnGradient, watched
+from geocolor.curvature.sketch import Sketch, Sketchable, rank_of
 from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer
 from geocolor.losses import Batch, Loss, default_loss, device_of, move
@@ -28,6 +29,11 @@ from geocolor.quantities import size
 
 #: Matrices of the widest side that are made on the way: the product of a batch, and what dividing and damping leave.
 PASSING = 5
+
+#: The same of the n × k matrices of a sketch: the sum, a batch's product, the directions, and what is made of them.
+SKETCH_PASSING = 8
+
+LEAST_RANK = 32
 
 
 def measure_within(
@@ -50,7 +56,8 @@ def measure_within(
     window of layers, and half of it later what is kept of what is computed of the factors
     (`geocolor.curvature.on_disk`). The file is one of the `journal`, which goes on from windows that are finished and
     from the sums of the one under way; where it keeps nothing, it lies in a temporary folder as long as the process
-    runs. Raises ValueError where `memory` is not enough for the layer with the widest sides.
+    runs. A layer whose own statistics do not fit has them sketched (`geocolor.curvature.sketch`); pricing it makes
+    them dense again. Raises ValueError where not even the sketches fit.
     """
     loss = default_loss(model, batches[0]) if loss is None else loss
     folder = temporary_folder() if journal is None or journal.folder is None else journal.folder
@@ -62,12 +69,13 @@ def measure_within(
         return load_curvature(whole, free // 2)
     parts = []
     with _said_once():
-        for window in windows([layer for layer in layers if layer.name in inputs], inputs, free, memory):
-            part = folder / _name("window", window, damping)
+        for window, ranks in windows([layer for layer in layers if layer.name in inputs], inputs, free, memory):
+            part = folder / _name("window", window, damping, ranks)
             if not all(processes.gathered(part.is_file())):
-                record = _name("sums", window, 0.0).removesuffix(".safetensors")
+                record = _name("sums", window, 0.0, ranks).removesuffix(".safetensors")
                 chosen: dict[str, Any] = {"estimate": estimate, "draws": draws, "seed": seed, "progress": progress}
-                sums = accumulate(model, batches, loss, window, **chosen, journal=journal, record=record)
+                chosen |= {"journal": journal, "record": record, "ranks": ranks}
+                sums = accumulate(model, batches, loss, window, **chosen)
                 try:
                     finish(sums, damping=damping, consume=True).save(part)
                 except NothingMeasuredError as error:
@@ -88,9 +96,9 @@ def measure_within(
     return load_curvature(whole, free // 2)
 
 
-def _name(what: str, layers: Sequence[Layer], damping: float) -> str:
+def _name(what: str, layers: Sequence[Layer], damping: float, ranks: Mapping[str, int] | None = None) -> str:
     """Of a file about these layers; of journals it outlives a change of other settings."""
-    digest = hashlib.sha256(repr((tuple(layers), damping)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(repr((tuple(layers), damping, ranks)).encode()).hexdigest()[:8]
     return f"{MEASURED}-{what}-{digest}-{processes.rank()}-of-{processes.world()}.safetensors"
 
 
@@ -119,36 +127,59 @@ def input_groups(model: nn.Module, batch: Batch, loss: Loss, layers: Sequence[La
     return groups.inputs
 
 
-def windows(layers: Sequence[Layer], inputs: Mapping[str, str], free: int, memory: int) -> list[list[Layer]]:
-    """Layers in as few windows as fit in `free` bytes, those of one input together where they can be."""
-    found: list[list[Layer]] = []
+def windows(
+    layers: Sequence[Layer], inputs: Mapping[str, str], free: int, memory: int
+) -> list[tuple[list[Layer], dict[str, int]]]:
+    """Layers in as few windows as fit in `free` bytes, those of one input together where they can be.
+
+    With each window the ranks of what is sketched: of a layer that does not fit alone, its wider side, or both.
+    """
+    found: list[tuple[list[Layer], dict[str, int]]] = []
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
         groups.setdefault(inputs[layer.name], []).append(layer)
     for group in groups.values():
-        if found and bytes_of([*found[-1], *group], inputs) <= free:
-            found[-1] += group
+        if found and not found[-1][1] and bytes_of([*found[-1][0], *group], inputs) <= free:
+            found[-1][0].extend(group)
             continue
-        found.append([])
+        fresh: list[Layer] = []
         for layer in group:
-            if found[-1] and bytes_of([*found[-1], layer], inputs) > free:
-                found.append([])
-            found[-1].append(layer)
-            if bytes_of(found[-1], inputs) > free:
-                needed = memory - free + bytes_of([layer], inputs)
-                raise ValueError(
-                    f"a memory of {size(memory)} is not enough: the model with one batch takes {size(memory - free)}, "
-                    f"the statistics of layer {layer.name!r} ({layer.m} × {layer.n}) {size(needed - memory + free)}; "
-                    f"allow {size(1.05 * needed)}, or pass smaller batches"
-                )
+            if bytes_of([layer], inputs) > free:
+                found.append(([layer], _ranks(layer, inputs, free, memory)))
+            elif fresh and bytes_of([*fresh, layer], inputs) <= free:
+                fresh.append(layer)
+            else:
+                fresh = [layer]
+                found.append((fresh, {}))
     return found
 
 
-def bytes_of(layers: Sequence[Layer], inputs: Mapping[str, str]) -> int:
-    """What the sums of a window take, and the matrices that are made on the way."""
-    widest = max(max(layer.m, layer.n) for layer in layers)
-    moments = {inputs[layer.name]: layer.n**2 for layer in layers}
-    entries = sum(moments.values()) + sum(layer.m**2 for layer in layers) + PASSING * widest**2
+def _ranks(layer: Layer, inputs: Mapping[str, str], free: int, memory: int) -> dict[str, int]:
+    """The largest ranks with which a layer's statistics fit."""
+    A, G = f"A/{inputs[layer.name]}", f"G/{layer.name}"
+    least = {key: min(LEAST_RANK, width) for key, width in ((A, layer.n), (G, layer.m))}
+    for sides in ((A,) if layer.n >= layer.m else (G,), (A, G)):
+        ranks = {side: least[side] for side in sides}
+        if bytes_of([layer], inputs, ranks) > free:
+            continue
+        while bytes_of([layer], inputs, larger := {side: rank + LEAST_RANK for side, rank in ranks.items()}) <= free:
+            ranks = larger
+        return {side: min(rank, max((layer.n if side == A else layer.m) // 4, 1)) for side, rank in ranks.items()}
+    needed = memory - free + bytes_of([layer], inputs, least)
+    raise ValueError(
+        f"a memory of {size(memory)} is not enough: the model with one batch takes {size(memory - free)}, sketched "
+        f"statistics of layer {layer.name!r} ({layer.m} × {layer.n}) {size(needed - memory + free)}; "
+        f"allow {size(1.05 * needed)}, or pass smaller batches"
+    )
+
+
+def bytes_of(layers: Sequence[Layer], inputs: Mapping[str, str], ranks: Mapping[str, int] | None = None) -> int:
+    """What the sums of a window take, and the matrices that are made on the way; `ranks` as in `windows`."""
+    widths = {f"A/{inputs[layer.name]}": layer.n for layer in layers} | {f"G/{layer.name}": layer.m for layer in layers}
+    ranks = ranks or {}
+    dense = [width for key, width in widths.items() if key not in ranks]
+    entries = sum(width**2 for width in dense) + PASSING * max(dense, default=0) ** 2
+    entries += sum(SKETCH_PASSING * widths[key] * rank for key, rank in ranks.items())
     return entries * torch.float64.itemsize
 
 
@@ -167,7 +198,7 @@ def joined(parts: Sequence[Curvature], layers: Sequence[Layer], inputs: Mapping[
     )
 
 
-class Union(Mapping[str, Tensor]):
+class Union(Sketchable):
     """Mappings without a common key as one."""
 
     def __init__(self, parts: Sequence[Mapping[str, Tensor]]) -> None:
@@ -175,6 +206,14 @@ class Union(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._parts[name][name]
+
+    def rank(self, name: str) -> int | None:
+        return rank_of(self._parts[name], name)
+
+    def sketch(self, name: str) -> Sketch:
+        part = self._parts[name]
+        assert isinstance(part, Sketchable)
+        return part.sketch(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parts)
