@@ -17,20 +17,24 @@ Group = tuple[int, ...]
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+ROUNDING = 1 + 1e-9
+
+
 @dataclass(frozen=True)
 class Limits:
-    """The most parameters, and the most operations per position (None: as many as they come to) of a plan."""
+    """The most parameters, and the most operations (None: as many as they come to) of a plan."""
 
     parameters: int
-    operations: int | None = None
+    operations: float | None = None
 
     def size(self, weight: float) -> float:
         """The most that a price is paid for, operations weighing `weight`."""
         assert self.operations is not None or weight == 0
         return (1 - weight) * self.parameters + weight * (self.operations or 0)
 
-    def hold(self, parameters: int, operations: int) -> bool:
-        return parameters <= self.parameters and (self.operations is None or operations <= self.operations)
+    def hold(self, parameters: int, operations: float) -> bool:
+        """Whether so much is allowed; operations up to the rounding of their sums."""
+        return parameters <= self.parameters and (self.operations is None or operations <= self.operations * ROUNDING)
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,8 @@ class Allocation:
         return sum(option.parameters for option in self.options)
 
     @property
-    def operations(self) -> int:
-        return sum(option.operations for option in self.options)
+    def operations(self) -> float:
+        return math.fsum(option.operations for option in self.options)
 
     @property
     def damage(self) -> float:
@@ -130,8 +134,8 @@ def _unreachable(graph: CostGraph, chosen: Allocation, limits: Limits, bases: in
             f"the least found for these layers is keep={chosen.parameters / dense:.4g}; raise keep{more}"
         )
     return (
-        f"{limits.operations} of {dense} multiplications per position cannot be reached{with_bases}: the least found "
-        f"for these layers is max_flops={chosen.operations / dense:.4g}; raise max_flops{more}"
+        f"{limits.operations:.0f} of {dense} multiplications per position cannot be reached{with_bases}: the least "
+        f"found for these layers is max_flops={chosen.operations / dense:.4g}; raise max_flops{more}"
     )
 
 
@@ -145,11 +149,13 @@ def _choose(graph: CostGraph, groups: Sequence[Group], price: float, bases: int 
             regret = []
             for k in owners:
                 if len(groups[k]) == 1:
-                    parameters = graph.layers[groups[k][0]].parameters
-                    option = chosen[k]
-                    regret.append((price * (parameters - option.parameters) - option.damage, k, parameters))
-            for _, k, parameters in sorted(regret)[: len(owners) - bases]:
-                chosen[k] = Option("dense", None, None, parameters, 0.0, parameters)
+                    layer, option = graph.layers[groups[k][0]], chosen[k]
+                    load = graph.loads[layer.name]
+                    more = (layer.parameters - option.parameters) * (1 - graph.weight + graph.weight * load)
+                    dense = Option("dense", None, None, layer.parameters, 0.0, load * layer.parameters)
+                    regret.append((price * more - option.damage, k, dense))
+            for _, k, dense in sorted(regret, key=lambda each: each[:2])[: len(owners) - bases]:
+                chosen[k] = dense
     return Allocation(tuple(groups), tuple(chosen), price, graph.weight)
 
 
@@ -161,16 +167,14 @@ def _spend_rest(graph: CostGraph, allocation: Allocation, limits: Limits) -> All
         for group, option in zip(allocation.groups, chosen, strict=True)
     ]
     while True:
-        parameters, operations = (
-            sum(getattr(option, name) for option in chosen) for name in ("parameters", "operations")
-        )
+        parameters, operations = sum(o.parameters for o in chosen), math.fsum(o.operations for o in chosen)
         best, where = 0.0, None
         for k, choices in enumerate(all_options):
             if choices is None:
                 continue
             fits = choices.parameters <= limits.parameters - parameters + chosen[k].parameters
             if limits.operations is not None:
-                fits &= choices.operations <= limits.operations - operations + chosen[k].operations
+                fits &= choices.operations <= limits.operations * ROUNDING - operations + chosen[k].operations
             if not fits.any():
                 continue
             index = int(np.where(fits, choices.damage, np.inf).argmin())

@@ -1,7 +1,8 @@
 """FLOPs of a plan and of a live model, and the form to run where factors cost more of them than the matrix.
 
-A multiplication with its addition counts as two. All numbers are per position: token, patch or output pixel. Layers of
-a class that read the very same input evaluate its basis once (`Plan.inputs` knows which do): the first of them pays.
+A multiplication with its addition counts as two. All numbers are per position: token, patch or output pixel; where
+layers see different numbers of them, those of a plan are times the layer's load (`Plan.loads`). Layers of a class that
+read the very same input evaluate its basis once (`Plan.inputs` knows which do): the first of them pays.
 """
 
 import copy
@@ -43,28 +44,31 @@ def flops(model: nn.Module) -> dict[str, int]:
 
 
 def plan_flops(plan: Plan) -> dict[str, int]:
-    """FLOPs per position of every layer of a plan: `2r(m + n)`, `2(mr + rr' + r'n)` for `both`, `2mn` dense."""
-    return _costs(_planned(plan))
+    """FLOPs per position of every layer of a plan, times its load.
+
+    `2r(m + n)`, `2(mr + rr' + r'n)` for `both`, `2mn` dense.
+    """
+    return {name: round(plan.loads.get(name, 1.0) * cost) for name, cost in _costs(_planned(plan)).items()}
 
 
 def plan_flops_dense(plan: Plan) -> int:
     """FLOPs per position of all layers in scope as they were."""
-    return 2 * plan.parameters_dense
+    return sum(round(plan.loads.get(name, 1.0) * 2 * shape.m * shape.n) for name, shape in plan.layers.items())
 
 
-def plan_products(plan: Plan) -> list[tuple[int, int]]:
-    """Heights and widths of all matrices that a position is multiplied with, a basis once for each input it reads."""
+def plan_products(plan: Plan) -> list[tuple[int, int, float]]:
+    """Height, width and load of all matrices that a position is multiplied with, a basis once for each input."""
     seen: set[Hashable] = set()
-    found: list[tuple[int, int]] = []
-    for form in _planned(plan).values():
-        found += form.products(form.evaluation in seen)
+    found: list[tuple[int, int, float]] = []
+    for name, form in _planned(plan).items():
+        found += [(m, n, plan.loads.get(name, 1.0)) for m, n in form.products(form.evaluation in seen)]
         seen.add(form.evaluation)
     return found
 
 
-def plan_products_dense(plan: Plan) -> list[tuple[int, int]]:
-    """Heights and widths of all matrices in scope as they were."""
-    return [(shape.m, shape.n) for shape in plan.layers.values()]
+def plan_products_dense(plan: Plan) -> list[tuple[int, int, float]]:
+    """Height, width and load of all matrices in scope as they were."""
+    return [(shape.m, shape.n, plan.loads.get(name, 1.0)) for name, shape in plan.layers.items()]
 
 
 def slow_layers(plan: Plan) -> list[str]:

@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,25 @@ class CostGraph:
         self, group: Sequence[int], powers: Sequence[float], weights: Sequence[float]
     ) -> dict[tuple[float, float], Options]:
         layers = [self.layers[i] for i in group]
-        return options(layers, self.members(group), self.kinds, powers, weights, self.inputs_read(group))
+        loads = [self.loads[layer.name] for layer in layers]
+        return options(layers, self.members(group), self.kinds, powers, weights, loads, self.inputs_read(group))
 
-    def inputs_read(self, group: Sequence[int]) -> int:
-        """How many different tensors these layers read: so often an input basis of theirs is evaluated."""
-        names = (self.layers[i].name for i in group)
-        return len({self.curvature.inputs.get(name, name) for name in names})
+    def inputs_read(self, group: Sequence[int]) -> float:
+        """The load of an input basis of these layers, which is evaluated once for each of the tensors they read."""
+        names = [self.layers[i].name for i in group]
+        return sum({self.curvature.inputs.get(name, name): self.loads[name] for name in names}.values())
+
+    @cached_property
+    def loads(self) -> Mapping[str, float]:
+        """How many positions each layer sees, relative to their mean over all parameters: 1 where all see the same.
+
+        Pixels are fewer in deep layers of a convolutional network, and experts see the tokens sent to them.
+        """
+        seen = {layer.name: max(self.curvature.positions.get(layer.name, 1), 1) for layer in self.layers}
+        if len(set(seen.values())) == 1:
+            return dict.fromkeys(seen, 1.0)
+        mean = sum(seen[layer.name] * layer.parameters for layer in self.layers) / self.parameters_dense
+        return {name: positions / mean for name, positions in seen.items()}
 
     def weighing(self, weights: Sequence[float]) -> "CostGraph":
         """The same graph, sizes weighed by each of `weights`; `weighed` chooses among them."""
@@ -166,7 +179,7 @@ class CostGraph:
 
     def group_problem(self, price: float, bases: int | None = None) -> GroupProblem:
         """Rate–distortion: partition the layers so that `Σ f_λ(S)` is least, `K = bases` of them owning a basis."""
-        dense = np.array([price * layer.parameters for layer in self.layers])
+        dense = np.array([price * self._size_dense(layer) for layer in self.layers])
         return GroupProblem(
             len(self.layers),
             lambda group: self.group_price(group, price),
@@ -181,8 +194,10 @@ class CostGraph:
 
         No matrix of rank `r` does less damage than the layer's own truncated SVD, and a layer's part of the parameters
         of a class of `g` layers is at least `r·m + r·n/g` (`in`), `r·n + r·m/g` (`out`) or `r² + r·(m + n)/g` (`both`),
-        least where all layers that could join are in the class. Operations are never fewer than parameters.
+        least where all layers that could join are in the class. Operations are never fewer than parameters times the
+        least load.
         """
+        least = (1 - self.weight) + self.weight * min(self.loads.values(), default=1.0)
         inputs = Counter(layer.in_side for layer in self.layers)
         outputs = Counter(layer.out_side for layer in self.layers)
         both = Counter((layer.in_side, layer.out_side) for layer in self.layers)
@@ -196,9 +211,13 @@ class CostGraph:
                 "out": rank * (n + m / outputs[layer.out_side]),
                 "both": rank * (rank + (m + n) / both[sides]),
             }
-            cheapest = min(float(np.min(tail + price * own[kind])) for kind in self.kinds)
-            bounds[i] = min(cheapest, price * layer.parameters)
+            cheapest = min(float(np.min(tail + price * least * own[kind])) for kind in self.kinds)
+            bounds[i] = min(cheapest, price * self._size_dense(layer))
         return bounds
+
+    def _size_dense(self, layer: Layer) -> float:
+        """What is paid for a layer left as it is."""
+        return layer.parameters * (1 - self.weight + self.weight * self.loads[layer.name])
 
     def pairwise_problem(self, price: float, bases: int | None = None) -> PairwiseProblem:
         """`w(ℓ,ℓ') = f({ℓ,ℓ'}) − f({ℓ}) − f({ℓ'})`, negative where sharing pays; layers that share no side conflict."""

@@ -29,14 +29,14 @@ class Roofline:
     bytes_per_second: float
     value_bytes: int
 
-    def seconds(self, products: list[tuple[int, int]], positions: int) -> float:
-        """Time of products with these `k × n` matrices, one after the other, at so many positions."""
+    def seconds(self, products: list[tuple[int, int, float]], positions: int) -> float:
+        """Time of products with these `k × n` matrices, one after the other, at so many positions times their load."""
         return sum(
             max(
-                2 * positions * k * n / self.flops_per_second,
-                (k * n + positions * (k + n)) * self.value_bytes / self.bytes_per_second,
+                2 * positions * load * k * n / self.flops_per_second,
+                (k * n + positions * load * (k + n)) * self.value_bytes / self.bytes_per_second,
             )
-            for k, n in products
+            for k, n, load in products
         )
 
 

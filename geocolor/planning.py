@@ -111,6 +111,7 @@ def _header(graph: CostGraph, classes: Sequence[PlannedClass]) -> dict[str, Any]
         "aggregate": graph.aggregate,
         "curvature": _measured(graph.curvature),
         "inputs": {name: first for name, first in graph.curvature.inputs.items() if name != first},
+        "loads": {name: load for name, load in graph.loads.items() if load != 1.0},
     }
 
 
@@ -119,14 +120,20 @@ def limits(graph: CostGraph, keep: float | None, max_flops: float | None = None)
     dense = graph.parameters_dense
     return Limits(
         dense if keep is None else math.floor(keep * dense),
-        None if max_flops is None else math.floor(max_flops * dense),
+        None if max_flops is None else max_flops * dense,
     )
 
 
 def budgeted(graph: CostGraph, keep: float | None, max_flops: float | None) -> CostGraph:
-    """The graph with what is paid for under these budgets: no class takes fewer operations than parameters, so that of
-    two budgets the one on FLOPs alone counts where it is the smaller."""
-    weights = (0.0,) if max_flops is None else (1.0,) if keep is None or max_flops <= keep else WEIGHTS
+    """The graph with what is paid for under these budgets.
+
+    Where all layers see the same positions, no class takes fewer operations than parameters, so that of two budgets
+    the one on FLOPs alone counts where it is the smaller.
+    """
+    weights: tuple[float, ...] = (0.0,)
+    if max_flops is not None:
+        alone = keep is None or (max_flops <= keep and set(graph.loads.values()) == {1.0})
+        weights = (1.0,) if alone else WEIGHTS
     return graph if graph.weights == weights else graph.weighing(weights)
 
 

@@ -83,7 +83,8 @@ class Plan(Frozen):
     was searched; with `max_flops`, a budget on the FLOPs per position, that of one parameter times `1 − flops_weight`
     and of one multiplication with its addition times `flops_weight`; `objective` the aggregate `Σ_ℓ D_ℓ^p` that was
     minimised, `lower_bound` a proven bound on it over all colorings at this budget, `gap` = (objective − lower_bound) /
-    |objective|. `inputs` names, for a layer that reads the very same tensor as others, the first of them.
+    |objective|. `inputs` names, for a layer that reads the very same tensor as others, the first of them; `loads`, for
+    layers that do not all see as many positions, how many each sees relative to the mean over all parameters.
     """
 
     format_version: Literal[1] = 1
@@ -107,6 +108,7 @@ class Plan(Frozen):
     seconds: float = Field(default=0.0, ge=0)
     curvature: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[Text, Text] = Field(default_factory=dict)
+    loads: dict[Text, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _partition(self) -> "Plan":

@@ -107,10 +107,15 @@ def rounded(graph: CostGraph, groups: Sequence[Group], ranks: Sequence[float], k
             right_rank=None,
             parameters=rank * (n + m),
             damage=math.nan,
-            operations=rank * (graph.inputs_read(group) * n + m),
+            operations=rank * (graph.inputs_read(group) * n + _loaded_height(graph, group)),
         )
         for rank, (n, m), group in zip(whole, shapes, groups, strict=True)
     ]
+
+
+def _loaded_height(graph: CostGraph, group: Group) -> float:
+    """Height of all weights together, each times its layer's load."""
+    return sum(graph.layers[i].m * graph.loads[graph.layers[i].name] for i in group)
 
 
 def _shapes(graph: CostGraph, groups: Sequence[Group]) -> list[tuple[int, int]]:

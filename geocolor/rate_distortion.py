@@ -2,10 +2,10 @@
 
 The price of a class is the set function `f_λ(S) = min over kind, r of Σ_{ℓ∈S} φ(D_ℓ(r)) + λ·size_S(r)` (DESIGN §5),
 `φ(D) = D^p`. The size is the parameters, or where FLOPs are a budget too `(1 − θ)·parameters + θ·operations`: two
-multipliers `λ(1 − θ)` and `λθ`. Operations are multiplications with their additions per position, half the FLOPs; a
-dense layer takes as many as it has parameters, and no class takes fewer. Only points on the lower convex hull can be
-the minimum at some `λ`, so the hull is all that is kept: the eigenproblems of a class are solved once and serve every
-`λ`.
+multipliers `λ(1 − θ)` and `λθ`. Operations are multiplications with their additions, half the FLOPs, times the load of
+the layer: how many positions it sees, relative to the others. Where all see the same, a dense layer takes as many as it
+has parameters, and no class fewer. Only points on the lower convex hull can be the minimum at some `λ`, so the hull is
+all that is kept: the eigenproblems of a class are solved once and serve every `λ`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class Option:
     right_rank: int | None
     parameters: int
     damage: float
-    operations: int
+    operations: float
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Options:
     kind: NDArray[np.str_]
     rank: Integers
     right_rank: Integers
-    operations: Integers
+    operations: Floats
     weight: float = 0.0
 
     def __len__(self) -> int:
@@ -59,7 +59,7 @@ class Options:
             right_rank=int(self.right_rank[index]) if kind == "both" else None,
             parameters=int(self.parameters[index]),
             damage=float(self.damage[index]),
-            operations=int(self.operations[index]),
+            operations=float(self.operations[index]),
         )
 
     @cached_property
@@ -109,20 +109,23 @@ def options(
     kinds: Sequence[FactoredKind],
     powers: Sequence[float],
     weights: Sequence[float] = (0.0,),
-    inputs: int | None = None,
+    loads: Sequence[float] | None = None,
+    inputs: float | None = None,
 ) -> dict[tuple[float, float], Options]:
     """All Pareto-optimal ways to hold the class `layers` (a single one may also stay dense), for every `(p, θ)`.
 
     A layer alone does the same damage with an `in` as with an `out` basis, and `both` is never better. Ranks run from 1
     to below the width of the basis, as long as the class takes no more parameters than its layers do dense. Empty
-    where the layers share no side. Bases are computed once for all. `inputs` is the number of different tensors
-    that the layers read (by default each its own): a basis is evaluated once for each.
+    where the layers share no side. Bases are computed once for all. `loads` are those of the layers (1 by default),
+    `inputs` the sum over the different tensors that they read (by default each its own): a basis is evaluated once for
+    each.
     """
-    inputs = len(layers) if inputs is None else inputs
-    points = (
-        _alone(layers[0], members[0], kinds) if len(layers) == 1 else _shared(layers, members, kinds, powers, inputs)
-    )
-    if len(layers) == 1:
+    loads = [1.0] * len(layers) if loads is None else loads
+    inputs = sum(loads) if inputs is None else inputs
+    if len(layers) > 1:
+        points = _shared(layers, members, kinds, powers, loads, inputs)
+    else:
+        points = _alone(layers[0], members[0], kinds, loads[0])
         points = [(damage ** np.array(powers)[:, None], *rest) for damage, *rest in points]
     return {
         (power, weight): _pareto([(damage[index], *rest) for damage, *rest in points], weight)
@@ -135,7 +138,7 @@ def _pareto(points: Sequence["Points"], weight: float) -> Options:
     """The points that no other one beats in both size and damage."""
     whole = np.zeros(0, dtype=np.int64)
     if not points:
-        return Options(whole, np.zeros(0), np.zeros(0, dtype="U5"), whole, whole, whole, weight)
+        return Options(whole, np.zeros(0), np.zeros(0, dtype="U5"), whole, whole, np.zeros(0), weight)
     damage, parameters, operations, rank, right_rank = (
         np.concatenate([np.asarray(p[column]) for p in points]) for column in (0, 1, 2, 4, 5)
     )
@@ -146,21 +149,22 @@ def _pareto(points: Sequence["Points"], weight: float) -> Options:
     return everything.take(order[damage[order] < best_before])
 
 
-Points = tuple[Floats, Integers, Integers, Kind, Integers, Integers]
+Points = tuple[Floats, Integers, Floats, Kind, Integers, Integers]
 """Damage (a row for every power where there are several), parameters, operations, kind, rank, right rank."""
 
 
-def _alone(layer: Layer, member: Metric, kinds: Sequence[FactoredKind]) -> list[Points]:
+def _alone(layer: Layer, member: Metric, kinds: Sequence[FactoredKind], load: float) -> list[Points]:
     one = np.ones(1, dtype=np.int64)
     whole = one * layer.parameters
-    points: list[Points] = [(np.zeros(1), whole, whole, "dense", one * 0, one * 0)]
+    points: list[Points] = [(np.zeros(1), whole, whole.astype(np.float64) * load, "dense", one * 0, one * 0)]
     sides = [kind for kind in kinds if kind != "both"]
     if sides:
         per_rank = layer.m + layer.n
         most = min(min(layer.m, layer.n) - 1, layer.parameters // per_rank)
         damage = damage_alone(member).numpy()[1 : most + 1]
         rank = np.arange(1, len(damage) + 1, dtype=np.int64)
-        points.append((damage, rank * per_rank, rank * per_rank, sides[0], rank, np.zeros_like(rank)))
+        parameters = rank * per_rank
+        points.append((damage, parameters, parameters.astype(np.float64) * load, sides[0], rank, np.zeros_like(rank)))
     return points
 
 
@@ -169,10 +173,11 @@ def _shared(
     members: Sequence[Metric],
     kinds: Sequence[FactoredKind],
     powers: Sequence[float],
-    inputs: int,
+    loads: Sequence[float],
+    inputs: float,
 ) -> list[Points]:
     """Points of two and more layers; the frames of `in` and `out` serve `both` as well."""
-    first, dense = layers[0], sum(layer.parameters for layer in layers)
+    first, dense, load = layers[0], sum(layer.parameters for layer in layers), sum(loads)
     points: list[Points] = []
     found: dict[Side, list[torch.Tensor]] = {}
     for side in _sides(layers, kinds):
@@ -183,8 +188,11 @@ def _shared(
             curves = [damage_in_frame(member, frame, side) for member, frame in zip(members, found[side], strict=True)]
             total = _totals(curves, powers)[:, 1:]
             rank = np.arange(1, total.shape[1] + 1, dtype=np.int64)
-            evaluated = inputs if side == "in" else len(layers)
-            operations = rank * (evaluated * width + own)
+            evaluated = inputs if side == "in" else load
+            unshared = sum(
+                each * (layer.m if side == "in" else layer.n) for each, layer in zip(loads, layers, strict=True)
+            )
+            operations = rank.astype(np.float64) * (evaluated * width + unshared)
             points.append((total, rank * (width + own), operations, side, rank, np.zeros_like(rank)))
     if "both" in kinds and len(found) == 2:
         pairs = zip(members, found["out"], found["in"], strict=True)
@@ -192,7 +200,7 @@ def _shared(
         r, s = np.meshgrid(np.arange(1, total.shape[1] + 1), np.arange(1, total.shape[2] + 1), indexing="ij")
         parameters = first.m * r + first.n * s + len(members) * r * s
         worth = parameters <= dense
-        operations = len(members) * (first.m * r + r * s) + inputs * first.n * s
+        operations = load * (first.m * r + r * s) + inputs * first.n * s
         points.append((total[:, worth], parameters[worth], operations[worth], "both", r[worth], s[worth]))
     return points
 

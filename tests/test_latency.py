@@ -15,9 +15,9 @@ ROOF = Roofline(flops_per_second=1e9, bytes_per_second=1e8, value_bytes=4)
 
 
 def test_a_product_takes_the_longer_of_compute_and_memory() -> None:
-    assert ROOF.seconds([(100, 50)], 1) == pytest.approx((100 * 50 + 150) * 4 / 1e8)
-    assert ROOF.seconds([(1000, 1000)], 10_000) == pytest.approx(2 * 10_000 * 1e6 / 1e9)
-    assert ROOF.seconds([(8, 4), (4, 8)], 3) == ROOF.seconds([(8, 4)], 3) + ROOF.seconds([(4, 8)], 3)
+    assert ROOF.seconds([(100, 50, 1.0)], 1) == pytest.approx((100 * 50 + 150) * 4 / 1e8)
+    assert ROOF.seconds([(1000, 1000, 0.5)], 20_000) == pytest.approx(2 * 10_000 * 1e6 / 1e9)
+    assert ROOF.seconds([(8, 4, 1.0), (4, 8, 1.0)], 3) == 2 * ROOF.seconds([(8, 4, 1.0)], 3)
 
 
 def test_the_products_of_a_plan_are_its_flops(graph: CostGraph) -> None:
@@ -27,10 +27,10 @@ def test_the_products_of_a_plan_are_its_flops(graph: CostGraph) -> None:
         ("out", ["experts.2.2"], 6),
     ]
     for plan in (geocolor.plan(graph, 0.5), plan_of(ListedExperts(), classes)):
-        assert sum(2 * k * n for k, n in plan_products(plan)) == sum(plan_flops(plan).values())
-        assert sum(2 * k * n for k, n in plan_products_dense(plan)) == plan_flops_dense(plan)
-    assert plan_products(plan).count((3, 16)) == 2
-    assert (5, 7) in plan_products(plan)
+        assert sum(2 * k * n for k, n, _ in plan_products(plan)) == sum(plan_flops(plan).values())
+        assert sum(2 * k * n for k, n, _ in plan_products_dense(plan)) == plan_flops_dense(plan)
+    assert plan_products(plan).count((3, 16, 1.0)) == 2
+    assert (5, 7, 1.0) in plan_products(plan)
 
 
 def test_where_compute_binds_the_prediction_is_the_fraction_of_flops(graph: CostGraph) -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import geocolor
 from geocolor.budget import Limits, allocate
@@ -73,7 +74,7 @@ def test_operations_of_an_option_are_the_flops_of_its_plan(graph: CostGraph) -> 
             whole = [Option("dense", None, None, layers[i].parameters, 0.0, layers[i].parameters) for i in rest]
             made = geocolor.planning.fixed_plan(graph, [group, *((i,) for i in rest)], [option, *whole], 1.0, "by hand")
             left = sum(layers[i].parameters for i in rest)
-            assert sum(plan_flops(made).values()) == 2 * (option.operations + left)
+            assert sum(plan_flops(made).values()) == pytest.approx(2 * (option.operations + left))
             assert option.operations >= option.parameters
 
 
@@ -199,6 +200,39 @@ def test_a_model_compressed_by_flops_alone_takes_no_more_of_them(
         2 * plan.layers[cls.layers[0]].m * plan.layers[cls.layers[0]].n for cls in plan.classes if cls.kind == "dense"
     )
     assert sum(geocolor.flops.flops(smaller).values()) + dense <= 0.5 * plan_flops_dense(plan)
+
+
+def test_of_layers_that_see_more_positions_less_is_left() -> None:
+    """In a convolutional network the budget is on what an image costs, as torch counts it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)),
+    ).eval()
+    batches = [(torch.randn(16, 3, 8, 8), torch.randint(5, (16,))) for _ in range(4)]
+    curvature = geocolor.measure(model, batches)
+    graph = geocolor.price(model, curvature)
+    assert graph.loads["2"] == pytest.approx(4 * graph.loads["6"])
+    assert sum(graph.loads[layer.name] * layer.parameters for layer in graph.layers) == pytest.approx(
+        graph.parameters_dense
+    )
+    image = torch.randn(1, 3, 8, 8)
+
+    def counted(of: nn.Module) -> int:
+        with FlopCounterMode(display=False) as counter:
+            of(image)
+        return int(counter.get_total_flops())
+
+    in_scope = sum(2 * layer.parameters * curvature.positions[layer.name] / 64 for layer in graph.layers)
+    for keep, max_flops in ((None, 0.6), (0.7, 0.65), (0.9, 0.5)):
+        plan = geocolor.plan(graph, keep, max_flops=max_flops, solver="greedy")
+        smaller = geocolor.apply(model, plan, curvature)
+        saved = counted(model) - counted(smaller)
+        assert saved >= (1 - max_flops) * in_scope * (1 - 1e-6)
+        assert saved / in_scope == pytest.approx(1 - cost(plan), abs=1e-3)
+        assert plan.lower_bound <= plan.objective
+        assert plan.kept <= (keep or 1)
 
 
 def test_a_report_counts_parameters_bytes_and_flops(graph: CostGraph) -> None:
