@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from geocolor import storage
 from geocolor.backend import install
 from geocolor.curvature import Sums, accumulate, finish, load_curvature, load_sums
 from geocolor.curvature.lanczos import Axes, LanczosCurvature, load_axes
+from geocolor.graph import CostGraph, price
 from geocolor.layers import find_layers
 from geocolor.losses import SquaredError
 from geocolor.manifest import MANIFEST_FILE, write_manifest
 from geocolor.plans import _checksum, read_plan, write_plan
+from geocolor.prices import read_prices, write_prices
 from geocolor.tensor_files import _bytes, _digest, _whole
 from tests.handmade import factors_of, plan_of
 
@@ -80,6 +82,20 @@ def sums() -> Sums:
     return accumulate(model, batches, SquaredError(), find_layers(model, include=["blocks.0", "blocks.1"]))
 
 
+def sketched_sums() -> Sums:
+    torch.manual_seed(0)
+    model, ranks = Small(), {"A/blocks.0": 2, "G/blocks.1": 1}
+    layers = find_layers(model, include=["blocks.0", "blocks.1"])
+    return accumulate(model, [(torch.randn(4, 4), torch.zeros(4, 3))], SquaredError(), layers, ranks=ranks)
+
+
+def graph() -> CostGraph:
+    torch.manual_seed(0)
+    found = price(Small(), finish(sums()), aggregate=(1.0, 2.0))
+    found.price_pairs()
+    return found
+
+
 def axes() -> LanczosCurvature:
     layers = find_layers(Small(), include=["blocks.0", "blocks.1"])
     found = {
@@ -98,7 +114,7 @@ def values_of(thing: object) -> object:
         return str(thing.dtype), tuple(thing.shape), thing.detach().reshape(-1).view(torch.uint8).numpy().tobytes()
     if isinstance(thing, nn.Module):
         return values_of(thing.state_dict()), thing.geocolor_plan.model_dump_json()  # type: ignore[operator,union-attr]
-    if isinstance(thing, dict):
+    if isinstance(thing, Mapping):
         return tuple((key, values_of(value)) for key, value in thing.items())
     return thing
 
@@ -113,6 +129,12 @@ def _sums(path: Path) -> object:
     with contextlib.suppress(ValueError), _quietly():  # too little may be in it; anything else is a defect
         finish(found)
     return values_of({key: values_of(value) for key, value in vars(found).items()})
+
+
+def _prices(path: Path) -> object:
+    found = read_prices(path)
+    hulls = {group: tuple(values_of(vars(hull)) for hull in each.values()) for group, each in found.hulls.items()}
+    return repr((found.model, found.curvature, found.layers, found.kinds, found.aggregates, hulls))
 
 
 def _axes(path: Path) -> object:
@@ -183,6 +205,9 @@ READERS = [
     Reader("plan", lambda path: write_plan(plain_model().geocolor_plan, path), read_plan, _json, _sign_plan),  # type: ignore[arg-type]
     Reader("curvature", lambda path: finish(sums()).save(path), _curvature, _header, _sign_tensors),
     Reader("sums", lambda path: sums().save(path), _sums, _header, _sign_tensors),
+    Reader("sketched curvature", lambda path: finish(sketched_sums()).save(path), _curvature, _header, _sign_tensors),
+    Reader("sketched sums", lambda path: sketched_sums().save(path), _sums, _header, _sign_tensors),
+    Reader("prices", lambda path: write_prices(graph(), "0" * 64, path), _prices, _header, _sign_tensors),
     Reader("axes", lambda path: axes().save(path), _axes, _header, _sign_tensors),
     Reader(
         "plain model",
