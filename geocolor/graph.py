@@ -22,6 +22,7 @@ from geocolor.hull_files import as_tensors, from_tensors
 from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
 from geocolor.metrics import MetricsWithin
+from geocolor.nearest import connected, nearest
 from geocolor.plans import Fingerprint, fingerprint
 from geocolor.progress import bar, track
 from geocolor.rate_distortion import Option, Options, can_share, damage_by_layer, options
@@ -33,6 +34,10 @@ KINDS: tuple[FactoredKind, ...] = ("in", "out", "both")
 #: Pairs of layers that are priced before they are recorded.
 PIECE = 32
 
+#: With more pairs of layers that could share, only layers are priced together that are among so many nearest of each
+#: other (`geocolor.nearest`), and larger classes where they hang together by such pairs.
+MOST_PAIRS, NEAREST = 4000, 12
+
 
 @dataclass(frozen=True)
 class CostGraph:
@@ -41,7 +46,8 @@ class CostGraph:
     `aggregate` is the power `p` of `φ(D) = D^p`; `kinds` the basis kinds that classes may use. Classes are priced once
     and remembered: their options do not depend on the price of a parameter. `aggregates` are the powers that are priced
     together, since they need the same bases; `under` gives the graph of another one of them. `weight` is the share `θ`
-    of operations in the size that is paid for (`rate_distortion`), `weights` those that are priced together.
+    of operations in the size that is paid for (`rate_distortion`), `weights` those that are priced together. `near`,
+    where layers are many, says which are priced together (`geocolor.nearest`); other classes cost `inf`.
     """
 
     layers: tuple[Layer, ...]
@@ -53,6 +59,7 @@ class CostGraph:
     aggregates: tuple[float, ...] = (1.0,)
     weight: float = 0.0
     weights: tuple[float, ...] = (0.0,)
+    near: np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None = field(default=None, repr=False, compare=False)
     _hulls: dict[tuple[int, ...], dict[tuple[float, float], Options]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -117,7 +124,9 @@ class CostGraph:
         return replace(self, aggregate=aggregate)
 
     def group_price(self, group: Sequence[int], price: float) -> float:
-        """`f_λ(S)` (DESIGN §5); `inf` where the layers share no side."""
+        """`f_λ(S)` (DESIGN §5); `inf` where the layers share no side, or are not near each other."""
+        if self.near is not None and not connected(self.near, group):
+            return math.inf
         hull = self.hull(group)
         if not len(hull):
             return math.inf
@@ -138,12 +147,16 @@ class CostGraph:
                 allowed[i, j] = allowed[j, i] = any(can_share(pair, kind) for kind in self.kinds)
         return allowed
 
+    def priced_together(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+        """L × L: whether two layers are compatible, and near where that counts."""
+        return self.compatible() if self.near is None else self.compatible() & self.near
+
     def price_pairs(self, *, progress: bool = False, journal: Journal | None = None) -> None:
         """Ask for every pair that could share a basis: what all searches begin with, once for all prices.
 
         `PIECE` pairs at a time are a piece of the `journal`. Several processes take turns and tell each other.
         """
-        pairs = [tuple(pair) for pair in np.argwhere(np.triu(self.compatible(), 1)).tolist()]
+        pairs = [tuple(pair) for pair in np.argwhere(np.triu(self.priced_together(), 1)).tolist()]
         known = set(self._hulls)
         if all(pair in self._hulls for pair in pairs):
             return
@@ -223,7 +236,7 @@ class CostGraph:
         """`w(ℓ,ℓ') = f({ℓ,ℓ'}) − f({ℓ}) − f({ℓ'})`, negative where sharing pays; layers that share no side conflict."""
         size = len(self.layers)
         weight = np.zeros((size, size))
-        conflict = ~self.compatible()
+        conflict = ~self.priced_together()
         alone = [self.group_price((i,), price) for i in range(size)]
         for i in range(size):
             for j in range(i):
@@ -328,12 +341,14 @@ def price(
     *,
     kinds: Sequence[FactoredKind] = KINDS,
     aggregate: float | Sequence[float] = 1.0,
+    most_pairs: int = MOST_PAIRS,
     progress: bool = False,
 ) -> CostGraph:
     """The cost graph of a model under a curvature: every class of its layers can be priced from here on.
 
-    Several powers as `aggregate` are priced together; the graph is that of the first. Raises `ValueError` for weights
-    that are not finite and for layers whose shape is not the measured one.
+    Several powers as `aggregate` are priced together; the graph is that of the first. Where more than `most_pairs`
+    pairs of layers could share, only those are priced that have something in common (`geocolor.nearest`). Raises
+    `ValueError` for weights that are not finite and for layers whose shape is not the measured one.
     """
     unknown = set(kinds) - set(KINDS)
     if unknown or not kinds:
@@ -346,7 +361,7 @@ def price(
         metrics = MetricsWithin(model, curvature, curvature.A.memory)
     else:
         metrics = _metrics(model, curvature, progress)
-    return CostGraph(
+    graph = CostGraph(
         layers=tuple(curvature.layers),
         curvature=curvature,
         metrics=metrics,
@@ -355,6 +370,9 @@ def price(
         aggregate=aggregates[0],
         aggregates=aggregates,
     )
+    if np.triu(graph.compatible(), 1).sum() <= most_pairs:
+        return graph
+    return replace(graph, near=nearest(graph.layers, metrics, graph.kinds, NEAREST, curvature.inputs))
 
 
 def _metrics(model: torch.nn.Module, curvature: Curvature, progress: bool) -> dict[str, Metric]:
