@@ -26,7 +26,7 @@ from geocolor.demo import run as run_demo
 from geocolor.digests import digest_of, digest_of_model
 from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
-from geocolor.forecast import Forecast, forecast, forecast_applying, forecast_measuring, forecast_refinement
+from geocolor.forecast import Forecast, forecast, forecast_applying, forecast_measuring, forecast_refinement, lacking
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
@@ -108,7 +108,7 @@ def compress(
     known = _read_measured(curvature_path, settings, model)
     expecting = partial(forecast, model, calibration, settings, test=test, refinement=refinement)
     if dry_run:
-        return _expected(console, expecting())
+        return _expected(console, expecting(), out)
     if settings.preset != GEO_SHARING and known is None:
         _announce(out, expecting)
     told = asdict(settings) | {"refinement": refinement and asdict(refinement), "test data": digest_of(test)}
@@ -169,7 +169,7 @@ def measure(
         if processes.world() == 1:
             expecting = partial(forecast_measuring, model, calibration, settings, pairs=pairs)
             if dry_run:
-                return _expected(console, expecting())
+                return _expected(console, expecting(), out)
             _announce(out, expecting)
         clock = Clock()
         basis, told = _measured(model, calibration, settings), asdict(settings) | {"pairs": pairs}
@@ -229,7 +229,7 @@ def make_plan(
     known = _read_measured(curvature_path, settings, model)
     expecting = partial(forecast, model, calibration, settings)
     if dry_run:
-        return _expected(console, expecting())
+        return _expected(console, expecting(), out)
     if settings.preset != GEO_SHARING and known is None:
         _announce(out, expecting)
     clock = Clock()
@@ -302,7 +302,7 @@ def carry_out(
     if isinstance(curvature, Curvature):
         expecting = partial(forecast_applying, model, plan, curvature)
         if dry_run:
-            return _expected(console, expecting())
+            return _expected(console, expecting(), out)
         _announce(out, expecting)
     clock = Clock()
     with (curvature_path or beside).open("rb") as file:
@@ -345,7 +345,7 @@ def refined(
     calibration, clock = _first(calibration, samples), Clock()
     expecting = partial(forecast_refinement, model, dense, calibration, settings, test)
     if dry_run:
-        return _expected(console, expecting())
+        return _expected(console, expecting(), out)
     _announce(out, expecting)
     basis = {"model": digest_of_model(dense), "data": digest_of(calibration)}
     told = asdict(settings) | {"compressed model": digest_of_model(model), "test data": digest_of(test)}
@@ -510,9 +510,11 @@ def show(console: Console, plan_path: Path, out: Path | None) -> Report:
     return report
 
 
-def _expected(console: Console, expected: Forecast) -> Report:
+def _expected(console: Console, expected: Forecast, out: Path) -> Report:
     """What `--dry-run` prints."""
     console.print(forecast_table(expected))
+    for lack in lacking(expected, out):
+        warnings.warn(lack, stacklevel=2)
     return expected.report()
 
 
@@ -528,6 +530,8 @@ def _announce(out: Path, expecting: Callable[[], Forecast]) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    for lack in lacking(expected, out):
+        warnings.warn(lack, stacklevel=2)
 
 
 @contextmanager

@@ -7,9 +7,11 @@ Measured against what happened: `python -m benchmarks.forecast`.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,13 +21,14 @@ from geocolor.curvature import Curvature
 from geocolor.divergence import MOST_SAMPLES, MOST_UNITS, spread
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
-from geocolor.memory import peak, resident
+from geocolor.memory import available, peak, resident
 from geocolor.modes import evaluating
 from geocolor.pace import KnownFactors, Pace, layer_paces, pace_of, positions_in
 from geocolor.parameters import parameter_bytes
 from geocolor.pipeline import AGGREGATES, UPDATED_BELOW, Settings
 from geocolor.plans import Plan
 from geocolor.presets import GEO_SHARING, SEARCHED
+from geocolor.quantities import size
 from geocolor.rate_distortion import can_share
 from geocolor.refinement import RefineSettings, trainable
 from geocolor.report import Report
@@ -208,6 +211,26 @@ def forecast_refinement(
     }
     memory = max(peak(), resident() + 16 * size + parameter_bytes(model))
     return Forecast(seconds, 0.0, memory, 2 * 16 * size + parameter_bytes(model) + SMALL_FILES)
+
+
+def lacking(expected: Forecast, out: Path) -> list[str]:
+    """Sentences about memory or disk that the machine lacks for it; `out` is where the result will lie."""
+    said = []
+    place = out.absolute().parent
+    while not place.exists():
+        place = place.parent
+    free, memory = shutil.disk_usage(place).free, available()
+    if expected.disk > free:
+        said.append(
+            f"{size(expected.disk)} of disk are expected to be needed, {size(free)} are free in {place}: free some, or "
+            "choose another output folder. What is finished is kept when the disk is full"
+        )
+    if memory is not None and expected.memory > memory + resident():
+        said.append(
+            f"{size(expected.memory)} of memory are expected to be needed, {size(memory + resident())} are there: "
+            "bound the measuring with --memory, or pass smaller batches"
+        )
+    return said
 
 
 def typical(batches: Sequence[Batch]) -> Batch:

@@ -215,6 +215,9 @@ def _locked(folder: Path) -> Iterator[bool]:
             raise FileExistsError(
                 f"another process is at work in {folder}: wait for it, or choose another output folder"
             ) from error
+        except OSError as error:  # pragma: no cover - nor on this file system
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
         yield fresh
 
 

@@ -29,6 +29,15 @@ def resident() -> int:
     return peak()
 
 
+def available() -> int | None:
+    """Bytes that processes may still take without swapping; None where the system does not say."""
+    with suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
 def forget_peak() -> None:
     """Give back what is free, and let `peak` begin anew (Linux; elsewhere it stays what it was)."""
     gc.collect()

@@ -13,7 +13,15 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from geocolor.curvature import Curvature
-from geocolor.forecast import forecast, forecast_applying, forecast_measuring, forecast_refinement, typical
+from geocolor.forecast import (
+    Forecast,
+    forecast,
+    forecast_applying,
+    forecast_measuring,
+    forecast_refinement,
+    lacking,
+    typical,
+)
 from geocolor.layers import Layer
 from geocolor.pace import positions_in
 from geocolor.pipeline import Clock, Settings, carried_out, prepare
@@ -114,8 +122,8 @@ def test_measuring_alone_is_foreseen(network: nn.Module, batches: Batches) -> No
 
 
 def test_windows_are_measured_one_by_one(network: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_by_one(layers: list[Layer], *_: object) -> list[list[Layer]]:
-        return [[layer] for layer in layers]
+    def one_by_one(layers: list[Layer], *_: object) -> list[tuple[list[Layer], dict[str, int]]]:
+        return [([layer], {}) for layer in layers]
 
     monkeypatch.setattr("geocolor.pace.windows", one_by_one)
     ticks = iter(range(10**6))
@@ -149,6 +157,13 @@ def test_more_data_takes_longer_to_measure(network: nn.Module, batches: Batches)
     thrice = forecast(network, batches * 3, Settings(keep=0.8), timer=lambda: next(ticks))
     assert thrice.seconds["measure"] == pytest.approx(3 * once.seconds["measure"])
     assert thrice.seconds["price"] == once.seconds["price"]
+
+
+def test_what_the_machine_lacks_is_told(tmp_path: Path) -> None:
+    assert lacking(Forecast({}, 0.0, memory=1, disk=1), tmp_path / "a" / "out") == []
+    disk, memory = lacking(Forecast({}, 0.0, memory=10**18, disk=10**18), tmp_path / "a" / "out")
+    assert f"free in {tmp_path}: free some, or choose another output folder" in disk
+    assert "bound the measuring with --memory" in memory
 
 
 def test_the_batch_that_is_timed_is_of_the_usual_size() -> None:
