@@ -134,6 +134,18 @@ def test_windows_are_measured_one_by_one(network: nn.Module, batches: Batches, m
     assert windows.seconds["price"] == whole.seconds["price"]
 
 
+def test_of_too_many_pairs_only_near_ones_are_foreseen(
+    network: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10**6))
+    every = forecast_measuring(network, batches, Settings(keep=0.8), timer=lambda: next(ticks))
+    monkeypatch.setattr("geocolor.pace.MOST_PAIRS", 3)
+    monkeypatch.setattr("geocolor.pace.NEAREST", 1)
+    near = forecast_measuring(network, batches, Settings(keep=0.8), timer=lambda: next(ticks))
+    assert near.seconds["price"] < every.seconds["price"]
+    assert near.seconds["measure"] == every.seconds["measure"]
+
+
 def test_a_preset_is_foreseen_without_search(network: nn.Module, batches: Batches) -> None:
     expected = forecast(network, batches, Settings(keep=0.5, preset="svd-llm"))
     assert list(expected.seconds) == ["measure", "price", "plan", "save"]
