@@ -434,7 +434,7 @@ def compare(
         find_solver(name)
     if min(bases, default=1) < 1:
         raise ValueError(f"--bases holds {min(bases)}; every K must be at least 1")
-    model, tokenizer = _model(source)
+    model, tokenizer = _opened(console, source, settings)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     clock = Clock()
     _, graph = priced(model, calibration, settings, clock=clock, progress=True)
