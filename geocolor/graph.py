@@ -36,7 +36,7 @@ PIECE = 32
 
 #: With more pairs of layers that could share, only layers are priced together that are among so many nearest of each
 #: other (`geocolor.nearest`), and larger classes where they hang together by such pairs.
-MOST_PAIRS, NEAREST = 4000, 12
+MOST_PAIRS, NEAREST = 300, 6
 
 
 @dataclass(frozen=True)
