@@ -48,6 +48,8 @@ class Arguments:
     """Draws of the bootstrap."""
     test_batches: int = 8
     """Test batches that damage is measured on, spread evenly."""
+    rounds: int = 2
+    """Looks from smaller models that move each curvature, as `geocolor compress` has them; 0 for none."""
     time_limit: float = 20.0
     """Seconds for each search."""
     solver: str = "greedy"
@@ -115,7 +117,12 @@ def _measured(subject: Subject, batches: list[Any]) -> tuple[Curvature, float]:
 def _damage(subject: Subject, curvature: Curvature, keep: float, arguments: Arguments) -> float:
     """Divergence on test data of the plan that this curvature makes, as `geocolor compress` would make it."""
     settings = replace(
-        Settings(), keep=keep, include=subject.include, solver=arguments.solver, time_limit=arguments.time_limit
+        Settings(),
+        keep=keep,
+        include=subject.include,
+        solver=arguments.solver,
+        rounds=arguments.rounds,
+        time_limit=arguments.time_limit,
     )
     calibration, loss, clock = subject.calibration, subject.loss, Clock(timer=time.process_time)
     _, graph = priced(subject.model, calibration, settings, curvature=curvature, loss=loss, clock=clock)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from geocolor.bases import Metric, square_root
 from geocolor.curvature import Curvature
 from geocolor.layers import Layer, weight_of
+from geocolor.memory import give_back
 
 #: What a metric holds once it has been priced, as a multiple of what it holds at first (`Metric.gram`, its mirror …).
 GROWN = 2.5
@@ -52,6 +53,7 @@ class MetricsWithin(Mapping[str, Metric]):
     def _make_room(self, needed: int) -> None:
         while self._kept and needed + sum(map(size_of, map(self._curvature.layer, self._kept))) > self._memory:
             self._kept.popitem(last=False)
+            give_back()
 
     def _made(self, layer: Layer) -> Metric:
         weight = weight_of(self._model, layer).cpu()
