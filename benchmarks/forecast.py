@@ -45,6 +45,8 @@ class Options:
     """Looks from smaller models."""
     samples: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
     """Calibration batches at most."""
+    test_samples: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
+    """Test batches at most."""
     include: tuple[str, ...] = ()
     """Patterns of layer names in scope; those of the model's other benchmarks when not given."""
     json: Path | None = None
@@ -90,11 +92,9 @@ def run(options: Options) -> dict[str, Any]:
         include=options.include or subject.include,
     )
     settings = replace(settings, draws=subject.draws)
-    calibration = list(subject.calibration)[: options.samples]
+    calibration, test = list(subject.calibration)[: options.samples], list(subject.test)[: options.test_samples]
     started = time.process_time()
-    expected = forecast(
-        subject.model, calibration, settings, test=subject.test, loss=subject.loss, timer=time.process_time
-    )
+    expected = forecast(subject.model, calibration, settings, test=test, loss=subject.loss, timer=time.process_time)
     probing = time.process_time() - started
     with tempfile.TemporaryDirectory() as place:
         out, clock = Path(place) / "out", Clock(timer=time.process_time)
@@ -104,7 +104,7 @@ def run(options: Options) -> dict[str, Any]:
             prepared = prepare(subject.model, calibration, settings, loss=subject.loss, clock=clock, journal=journal)
             smaller = carried_out(prepared, subject.model, calibration, loss=subject.loss, clock=clock, journal=journal)
             plan = plan_of(smaller) or prepared.plan
-            delivered(smaller, subject.model, plan, subject.test, out, clock=clock, loss=subject.loss)
+            delivered(smaller, subject.model, plan, test, out, clock=clock, loss=subject.loss)
         assert not journal_folder(out).exists()
         return compared(expected, clock, disk.stop()) | {"model": options.model, "probing_seconds": probing}
 
