@@ -43,7 +43,7 @@ BLOCKS, HEAD, CACHED, NEW = 2, 64, 64, 4
 """Blocks, width of an attention head, tokens in the cache before decoding, tokens decoded in one measurement."""
 
 FORMS = ("dense", "compressed", "fused", "merged")
-LABELS = {"private": "a basis each", "inputs": "q, k, v and gate, up share", "blocks": "blocks share"}
+LABELS = {"private": "a basis each", "inputs": "q, k, v share", "blocks": "blocks share"}
 
 
 @dataclass(frozen=True)
@@ -283,30 +283,32 @@ def _print(rows: Sequence[Row], setting: Row, console: Console) -> None:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """A panel for every workload and batch: time over dense against FLOPs over dense."""
+    """A panel for every workload and batch: bars of time over dense, a stroke over each at its FLOPs over dense."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 7.6), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(11, 7.6), facecolor="white", layout="constrained")
     colors = {"compressed": "#8c8c8c", "fused": "#2a6f97", "merged": "#c1553b"}
     cases = [(kind, batch) for kind in WORKLOADS for batch in sorted({row["batch"] for row in rows})]
+    keys = ("hidden", "dtype", "keep", "sharing")
+    settings = sorted({tuple(row[key] for key in keys) for row in rows}, key=lambda each: (each[2], each[1], each[0]))
     for panel, (kind, batch) in zip(figure.subplots(2, 2).ravel(), cases, strict=False):
-        own = [row for row in rows if (row["workload"], row["batch"]) == (kind, batch)]
-        for form, color in colors.items():
-            for dtype, marker in (("float32", "o"), ("bfloat16", "s")):
-                points = [row for row in own if row["form"] == form and row["dtype"] == dtype]
-                label = f"{form}, {dtype}" if points else None
-                x, y = [row["flops"] for row in points], [row["ratio"] for row in points]
-                panel.plot(x, y, marker, color=color, ms=5, alpha=0.75, label=label, ls="none")
-        limit = 1.05 * max([1.1, *(row["flops"] for row in own), *(row["ratio"] for row in own)])
-        panel.plot([0, limit], [0, limit], color="#444444", lw=0.8)
-        panel.plot([0, limit], [0, 1.1 * limit], color="#444444", lw=0.8, ls=":")
+        for place, (form, color) in enumerate(colors.items()):
+            own = {
+                tuple(row[key] for key in keys): row
+                for row in rows
+                if (row["workload"], row["batch"], row["form"]) == (kind, batch, form)
+            }
+            x = [number + 0.27 * (place - 1) for number, setting in enumerate(settings) if setting in own]
+            found = [own[setting] for setting in settings if setting in own]
+            panel.bar(x, [row["ratio"] for row in found], 0.25, color=color, label=form)
+            strokes = {"color": "black", "lw": 1.5, "label": "FLOPs" if place == 2 else None}
+            panel.hlines([row["flops"] for row in found], [v - 0.125 for v in x], [v + 0.125 for v in x], **strokes)
         panel.axhline(1, color="#444444", lw=0.8, ls="--")
-        panel.set(
-            title=f"{kind}, batch {batch}", xlabel="FLOPs, of the dense model's", ylabel="time, of the dense model's"
-        )
-        panel.set(xlim=(0.4, limit), ylim=(0, limit))
-        panel.grid(alpha=0.25)
-    figure.axes[0].legend(fontsize=8, frameon=False)
+        labels = [f"{hidden}, {dtype}\nkeep {keep}\n{LABELS[sharing]}" for hidden, dtype, keep, sharing in settings]
+        panel.set_xticks(range(len(settings)), labels, fontsize=7)
+        panel.set(title=f"{kind}, batch {batch}", ylabel="of the dense model's")
+        panel.grid(axis="y", alpha=0.25)
+    figure.axes[0].legend(fontsize=8, frameon=False, loc="upper left")
     form = path.suffix.removeprefix(".")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=110))
 
