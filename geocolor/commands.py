@@ -109,7 +109,7 @@ def compress(
     expecting = partial(forecast, model, calibration, settings, test=test, refinement=refinement)
     if dry_run:
         return _expected(console, expecting(), out)
-    if settings.preset != GEO_SHARING and known is None:
+    if settings.preset != GEO_SHARING and known is None and settings.memory is None:
         _announce(out, expecting)
     told = asdict(settings) | {"refinement": refinement and asdict(refinement), "test data": digest_of(test)}
     with _kept(out, _measured(model, calibration, settings, known), told, overwrite) as journal:
@@ -170,7 +170,8 @@ def measure(
             expecting = partial(forecast_measuring, model, calibration, settings, pairs=pairs)
             if dry_run:
                 return _expected(console, expecting(), out)
-            _announce(out, expecting)
+            if settings.memory is None:  # timing pieces of the work takes what the work itself must not
+                _announce(out, expecting)
         clock = Clock()
         basis, told = _measured(model, calibration, settings), asdict(settings) | {"pairs": pairs}
         with _kept(own_place(out), basis, told, overwrite) as journal:
@@ -230,7 +231,7 @@ def make_plan(
     expecting = partial(forecast, model, calibration, settings)
     if dry_run:
         return _expected(console, expecting(), out)
-    if settings.preset != GEO_SHARING and known is None:
+    if settings.preset != GEO_SHARING and known is None and settings.memory is None:
         _announce(out, expecting)
     clock = Clock()
 
