@@ -28,9 +28,20 @@ from geocolor.graph import CostGraph
 from geocolor.losses import Classification
 from geocolor.modes import evaluating
 from geocolor.parameters import parameter_count
-from geocolor.pipeline import Clock, Prepared, Settings, carried_out, measured, prepare, priced, searched
+from geocolor.pipeline import (
+    Clock,
+    Prepared,
+    Settings,
+    carried_out,
+    measured,
+    nearest_refined,
+    prepare,
+    priced,
+    searched,
+    without_looks,
+)
 from geocolor.presets import GEO_SHARING, PRESETS
-from geocolor.refinement import refine
+from geocolor.refinement import RefineSettings, refine
 
 Stage = Literal["one shot", "refined"]
 Row = dict[str, Any]
@@ -152,10 +163,26 @@ class Bench:
         if "refined" in stages:
             settings = replace(subject.refinement, seed=self.arguments.seed)
             data = subject.training or subject.calibration
+            if method in (OURS, PRIVATE):
+                chosen = self.refinable(prepared, self.settings(method, keep), settings, data, clock)
+                if chosen is not prepared:
+                    smaller = carried_out(chosen, self.model, subject.calibration, loss=subject.loss, clock=clock)
+                    row |= {"predicted": chosen.plan.predicted_damage, "aggregate": chosen.plan.aggregate}
+                    row["shared"] = [list(cls.layers) for cls in chosen.plan.classes if len(cls.layers) > 1]
             with clock("refine"):
                 found = refine(smaller, self.model, data, settings, loss=subject.loss, inplace=True, progress=True)
             row["seconds"] = row["seconds"] | {"refine": round(clock.seconds["refine"], 2)}
             yield row | {"stage": "refined", "best_step": found.best_step} | self.figures(found.model)
+
+    def refinable(
+        self, prepared: Prepared, settings: Settings, refinement: RefineSettings, data: Sequence[Any], clock: Clock
+    ) -> Prepared:
+        """The plan that `geocolor compress --refine` would take."""
+        curvature, _ = self.measured(settings)
+        others = without_looks(self.model, curvature, settings, clock=clock)
+        return nearest_refined(
+            self.model, [prepared, *others], data, refinement, loss=self.subject.loss, clock=clock, progress=True
+        )
 
     def losses(self, model: nn.Module) -> dict[str, float]:
         """Loss and divergence from the dense model per unit of the test data, and accuracy where there are classes."""

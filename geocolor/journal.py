@@ -224,7 +224,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 def _is_journal(folder: Path) -> bool:
     """Whether a run began there, if only just."""
     names = {file.name for file in folder.iterdir() if not file.name.startswith(".")}
-    return RUN_FILE in names or names <= {LOCK_FILE}
+    return RUN_FILE in names or names <= {LOCK_FILE, LEDGER_FILE}
 
 
 def _keep_what_fits(folder: Path, run: Mapping[str, Any], discard: bool, say: Callable[[str], None]) -> None:

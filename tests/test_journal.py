@@ -277,3 +277,13 @@ def test_what_a_run_was_is_said_in_its_folder(tmp_path: Path) -> None:
         journal.value("x", lambda: 1)
     run = json.loads((journal_folder(tmp_path / "out") / "run.json").read_text())
     assert run == {"format_version": 1, "basis": BASIS, "settings": SETTINGS}
+
+
+def test_a_run_killed_before_it_has_said_what_it_is_begins_anew(tmp_path: Path) -> None:
+    folder = journal_folder(tmp_path / "out")
+    folder.mkdir()
+    for name in ("lock", "ledger.jsonl", ".run.json.half"):
+        (folder / name).touch()
+    with kept(tmp_path / "out", {"model": "one"}, {}, say=print) as journal:
+        assert journal.value("piece", lambda: 1) == 1
+    assert not folder.exists()

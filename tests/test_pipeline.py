@@ -10,9 +10,20 @@ import geocolor
 from geocolor.divergence import divergence_of, few
 from geocolor.graph import CostGraph
 from geocolor.losses import Classification
-from geocolor.pipeline import AGGREGATES, Clock, Settings, prepare, searched
+from geocolor.pipeline import (
+    AGGREGATES,
+    SPREAD,
+    Clock,
+    Prepared,
+    Settings,
+    nearest_refined,
+    prepare,
+    searched,
+    without_looks,
+)
 from geocolor.planning import fixed_plan
 from geocolor.ranks import rounded, uniform
+from geocolor.refinement import RefineSettings
 from geocolor.verification import verified
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -78,7 +89,7 @@ def test_sharing_that_does_more_damage_than_none_is_priced_anew_and_dropped_with
     monkeypatch.setattr("geocolor.pipeline._planned", one_color)
     with pytest.warns(UserWarning, match="sharing was predicted to do less damage"):
         found = searched(network, graphs, batches, Settings(keep=0.5), clock=Clock())
-    assert rounds[:2] == [0, 1]
+    assert rounds == [0, 1, 2, 3]
     assert measured(network, found.plan, found.graph, batches) <= verdict.damage * (1 + 1e-6)
 
 
@@ -109,3 +120,22 @@ def test_settings_without_an_aggregate_try_several(network: nn.Module, batches: 
     assert chosen.graph.aggregate == chosen.plan.aggregate
     with torch.no_grad():
         geocolor.apply(network, chosen.plan, chosen.curvature)(batches[0][0])
+
+
+def test_with_refinement_the_plan_is_chosen_after_a_few_steps_of_it(
+    network: nn.Module, curvature: geocolor.Curvature, batches: Batches
+) -> None:
+    settings, refinement = Settings(keep=0.4, solver="greedy", rounds=1), RefineSettings(steps=20, evaluate_every=20)
+    clock, loss = Clock(), Classification()
+    first = prepare(network, batches, settings, curvature=curvature, loss=loss, clock=clock)
+    [spread] = without_looks(network, curvature, settings, clock=clock)
+    assert spread.curvature.rounds == 0
+    assert spread.plan.aggregate == SPREAD
+    taken = nearest_refined(network, [first, spread], batches, refinement, loss=loss, clock=clock)
+
+    def refined(prepared: Prepared) -> float:
+        smaller = geocolor.apply(network, prepared.plan, prepared.curvature)
+        return geocolor.refine(smaller, network, batches, refinement, loss=loss).after
+
+    assert refined(taken) == min(refined(first), refined(spread))
+    assert without_looks(network, curvature, Settings(keep=0.4, rounds=0), clock=clock) == []
