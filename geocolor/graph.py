@@ -46,8 +46,8 @@ class CostGraph:
     `aggregate` is the power `p` of `φ(D) = D^p`; `kinds` the basis kinds that classes may use. Classes are priced once
     and remembered: their options do not depend on the price of a parameter. `aggregates` are the powers that are priced
     together, since they need the same bases; `under` gives the graph of another one of them. `weight` is the share `θ`
-    of operations in the size that is paid for (`rate_distortion`), `weights` those that are priced together. `near`,
-    where layers are many, says which are priced together (`geocolor.nearest`); other classes cost `inf`.
+    of operations in the size that is paid for (`rate_distortion`), `weights` those that are priced together. With
+    more than `most_pairs` pairs of layers that could share, classes that are not `near` cost `inf`.
     """
 
     layers: tuple[Layer, ...]
@@ -59,7 +59,10 @@ class CostGraph:
     aggregates: tuple[float, ...] = (1.0,)
     weight: float = 0.0
     weights: tuple[float, ...] = (0.0,)
-    near: np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None = field(default=None, repr=False, compare=False)
+    most_pairs: int = MOST_PAIRS
+    _near: list[np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None] = field(
+        default_factory=list, repr=False, compare=False
+    )
     _hulls: dict[tuple[int, ...], dict[tuple[float, float], Options]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -146,6 +149,15 @@ class CostGraph:
                 pair = (self.layers[i], self.layers[j])
                 allowed[i, j] = allowed[j, i] = any(can_share(pair, kind) for kind in self.kinds)
         return allowed
+
+    @property
+    def near(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None:
+        """L × L: which layers are priced together (`geocolor.nearest`), once it is asked for; None where all are."""
+        if not self._near:
+            many = int(np.triu(self.compatible(), 1).sum()) > self.most_pairs
+            inputs = self.curvature.inputs
+            self._near.append(nearest(self.layers, self.metrics, self.kinds, NEAREST, inputs) if many else None)
+        return self._near[0]
 
     def priced_together(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
         """L × L: whether two layers are compatible, and near where that counts."""
@@ -361,7 +373,7 @@ def price(
         metrics = MetricsWithin(model, curvature, curvature.A.memory)
     else:
         metrics = _metrics(model, curvature, progress)
-    graph = CostGraph(
+    return CostGraph(
         layers=tuple(curvature.layers),
         curvature=curvature,
         metrics=metrics,
@@ -369,10 +381,8 @@ def price(
         kinds=tuple(kind for kind in KINDS if kind in kinds),
         aggregate=aggregates[0],
         aggregates=aggregates,
+        most_pairs=most_pairs,
     )
-    if np.triu(graph.compatible(), 1).sum() <= most_pairs:
-        return graph
-    return replace(graph, near=nearest(graph.layers, metrics, graph.kinds, NEAREST, curvature.inputs))
 
 
 def _metrics(model: torch.nn.Module, curvature: Curvature, progress: bool) -> dict[str, Metric]:

@@ -39,8 +39,7 @@ def nearest(
         for i, layer in enumerate(layers):
             groups.setdefault(layer.in_side if side == "in" else layer.out_side, []).append(i)
         for group in groups.values():
-            members = [metrics[layers[i].name] for i in group]
-            alike = _alike(members, side, seed)
+            alike = _alike([layers[i].name for i in group], metrics, side, seed)
             np.fill_diagonal(alike, -np.inf)
             for row, i in enumerate(group):
                 for column in np.argsort(-alike[row])[: min(each, len(group) - 1)]:
@@ -65,15 +64,24 @@ def connected(near: NDArray[np.bool_], group: Sequence[int]) -> bool:
     return not left
 
 
-def _alike(members: Sequence[Metric], side: Side, seed: int) -> NDArray[np.float64]:
-    """Cosines of the sketches `Ωᵀ W G Wᵀ Ω` … of all pairs, under the mean root of what they read or give."""
-    turned = [member if side == "in" else member.mirror for member in members]
-    width = turned[0].weight.shape[1]
-    root = sum((member.root_in for member in turned[1:]), start=turned[0].root_in) / len(turned)
+def _alike(names: Sequence[str], metrics: Mapping[str, Metric], side: Side, seed: int) -> NDArray[np.float64]:
+    """Cosines of the sketches `Ωᵀ Wᵀ G W Ω` (or its mirror) of all pairs, `Ω` drawn under the mean root of that side.
+
+    One layer is asked for at a time, so that the others need not be in memory.
+    """
+
+    def turned(name: str) -> Metric:
+        return metrics[name] if side == "in" else metrics[name].mirror
+
+    root = turned(names[0]).root_in / len(names)
+    for name in names[1:]:
+        root = root + turned(name).root_in / len(names)
+    width = len(root)
     drawn = torch.randn(width, min(WIDTH, width), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     directions: Tensor = root @ drawn
     sketches = []
-    for member in turned:
+    for name in names:
+        member = turned(name)
         seen = member.root_out @ (member.weight @ directions)
         sketch = (seen.T @ seen).flatten()
         sketches.append(sketch / sketch.norm().clamp(min=1e-300))
