@@ -31,12 +31,13 @@ from geocolor.tables import forecast_table
 Batches = list[tuple[Tensor, Tensor]]
 
 PROGRAM = """
-import json, resource, sys, threading, time
+import json, sys, threading, time
 from pathlib import Path
 import torch
 from torch import nn
 from geocolor.forecast import forecast
 from geocolor.journal import kept
+from geocolor.memory import peak
 from geocolor.pipeline import Settings, compress_into
 
 torch.manual_seed(0)
@@ -64,8 +65,7 @@ with kept(out, {}, {}, say=print) as journal:
     compress_into(out, model, batches, batches, settings, journal=journal)
 over.set()
 thread.join()
-memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps({"expected": expected.report(), "memory": memory, "disk": most}))
+print(json.dumps({"expected": expected.report(), "memory": peak(), "disk": most}))  # not that of who started us
 """
 
 
