@@ -87,7 +87,6 @@ def seen_from(
     geometrically. Scales common to all are such that the predicted damage of `stand_ins` is the divergence measured.
     What the look moves is a piece of the `journal`, named by how many looks there were before.
     """
-
     alike = journal if journal is not None and processes.world() == 1 else Journal()  # or one would know, another not
     moved = partial(moved_inputs, model, stand_ins, curvature, batches, loss, step)
     if isinstance(curvature.A, OnDisk) and curvature.estimate in MOMENTS:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -25,11 +24,11 @@ from geocolor.memory import available, peak, resident
 from geocolor.modes import evaluating
 from geocolor.pace import KnownFactors, Pace, layer_paces, pace_of, positions_in
 from geocolor.parameters import parameter_bytes
-from geocolor.pipeline import AGGREGATES, UPDATED_BELOW, Settings
+from geocolor.pipeline import CALIBRATED_AT, UPDATED_BELOW, Settings
 from geocolor.plans import Plan
 from geocolor.presets import GEO_SHARING, SEARCHED
 from geocolor.quantities import size
-from geocolor.rate_distortion import can_share
+from geocolor.rate_distortion import compatible
 from geocolor.refinement import RefineSettings, trainable
 from geocolor.report import Report
 from solvers.auto import EXACT_GROUP_ITEMS
@@ -87,8 +86,8 @@ def forecast(
 
     Raises `ValueError` for the preset "geo-sharing": how many Hessian-vector products its axes take is not known.
     """
-    work, powers = _timed(model, calibration, settings, loss, timer)
-    pace, bounded = work.pace, settings.keep or settings.max_flops
+    work = _timed(model, calibration, settings, loss, timer)
+    pace, bounded, powers = work.pace, settings.size, settings.powers
     searched, calibrated = settings.preset == SEARCHED, settings.preset == SEARCHED and settings.rounds > 0
     seconds = {"measure": pace.measured * positions_in(calibration)}
     if calibrated:
@@ -126,7 +125,7 @@ def forecast_measuring(
     timer: Callable[[], float] = time.perf_counter,
 ) -> Forecast:
     """Of `measure_into` in one process."""
-    work, _ = _timed(model, calibration, settings, loss, timer)
+    work = _timed(model, calibration, settings, loss, timer)
     seconds = {"measure": work.pace.measured * positions_in(calibration)}
     if settings.rounds:
         seconds["calibrate"] = work.calibrating()
@@ -141,17 +140,14 @@ def _timed(
     settings: Settings,
     loss: Loss | None,
     timer: Callable[[], float],
-) -> tuple[_Work, tuple[float, ...]]:
-    """The work of a run at this machine's pace, and the powers of the damage that plans are made under."""
+) -> _Work:
+    """The work of a run at this machine's pace."""
     if settings.preset == GEO_SHARING:
         raise ValueError(f"what --preset {GEO_SHARING} takes cannot be foreseen: its axes are found by iteration")
     loss = default_loss(model, calibration[0]) if loss is None else loss
     layers = find_layers(model, settings.include, settings.exclude)
-    bounded = settings.keep is not None or settings.max_flops is not None
-    several = settings.aggregate is None and bounded and settings.rounds > 0
-    powers = AGGREGATES if several else (settings.aggregate or 1.0,)
-    pace = pace_of(model, layers, typical(calibration), settings, loss, powers, timer)
-    return _Work(model, [layer for layer in layers if layer.name in pace.layers], calibration, settings, pace), powers
+    pace = pace_of(model, layers, typical(calibration), settings, loss, settings.powers, timer)
+    return _Work(model, [layer for layer in layers if layer.name in pace.layers], calibration, settings, pace)
 
 
 def forecast_applying(
@@ -252,7 +248,7 @@ class _Work:
 
     @property
     def keep(self) -> float:
-        return self.settings.keep or self.settings.max_flops or 0.8
+        return self.settings.size or CALIBRATED_AT
 
     @property
     def firsts(self) -> set[str]:
@@ -298,13 +294,7 @@ class _Work:
             return 0.0
         if self.settings.solver != "auto":
             return min(limit, self.pace.pairs)
-        kinds, size = self.settings.kinds, len(self.layers)
-        compatible = np.eye(size, dtype=bool)
-        for i in range(size):
-            for j in range(i):
-                pair = (self.layers[i], self.layers[j])
-                compatible[i, j] = compatible[j, i] = any(can_share(pair, kind) for kind in kinds)
-        linked = max(map(len, linked_parts(compatible)), default=0)
+        linked = max(map(len, linked_parts(compatible(self.layers, self.settings.kinds))), default=0)
         return min(limit, self.pace.pairs if linked > EXACT_GROUP_ITEMS else mean * 2.0**linked)
 
     def applying(self) -> float:

@@ -25,7 +25,7 @@ from geocolor.metrics import MetricsWithin
 from geocolor.nearest import connected, nearest
 from geocolor.plans import Fingerprint, fingerprint
 from geocolor.progress import bar, track
-from geocolor.rate_distortion import Option, Options, can_share, damage_by_layer, options
+from geocolor.rate_distortion import Option, Options, can_share, compatible, damage_by_layer, options
 from geocolor.trust_region import eigen_metric, fit
 from solvers import GroupProblem, MedoidProblem, PairwiseProblem
 
@@ -142,13 +142,7 @@ class CostGraph:
 
     def compatible(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
         """L × L: whether two layers could share a basis of some kind."""
-        size = len(self.layers)
-        allowed = np.eye(size, dtype=bool)
-        for i in range(size):
-            for j in range(i):
-                pair = (self.layers[i], self.layers[j])
-                allowed[i, j] = allowed[j, i] = any(can_share(pair, kind) for kind in self.kinds)
-        return allowed
+        return compatible(self.layers, self.kinds)
 
     @property
     def near(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None:

@@ -42,6 +42,9 @@ from geocolor.verification import verified
 #: Powers of a layer's damage that plans are made under; which one serves best belongs to the model and the budget.
 AGGREGATES = (1.0, 2.0)
 
+#: The size from which layers are looked at where none is asked for.
+CALIBRATED_AT = 0.8
+
 #: Relative to the mean of a Kronecker factor's diagonal.
 DAMPING = 1e-3
 
@@ -86,6 +89,17 @@ class Settings:
     time_limit: float = 60.0
     memory: int | None = None
     seed: int = 0
+
+    @property
+    def size(self) -> float | None:
+        """The fraction that may remain, of the parameters or else of the FLOPs; None where bases are counted alone."""
+        return self.keep or self.max_flops
+
+    @property
+    def powers(self) -> tuple[float, ...]:
+        """The powers of a layer's damage that plans are made under; calibration data chooses among several."""
+        several = self.aggregate is None and self.size is not None and self.rounds > 0
+        return AGGREGATES if several else (self.aggregate or 1.0,)
 
 
 @dataclass
@@ -186,8 +200,8 @@ def searched(
     if not settings.rounds:
         return Prepared(graph.curvature, graph.under(found[0].aggregate), found[0])
     with clock("verify"):
-        verdict = verified(model, graph, found, calibration, loss, progress=progress, journal=journal)
-    chosen = few(calibration, loss, model)
+        chosen = few(calibration, loss, model)
+        verdict = verified(model, graph, found, chosen, loss, progress=progress, journal=journal)
     best, best_graph = verdict, graph
     for _ in range(settings.rounds):
         stand_ins = planned(graph, verdict.plan)
@@ -200,14 +214,13 @@ def searched(
             graph = price(model, curvature, kinds=graph.kinds, aggregate=power, progress=progress)
         found = _planned(graph, settings, clock, progress, journal)
         with clock("verify"):
-            verdict = verified(model, graph, found, calibration, loss, progress=progress, journal=journal)
+            verdict = verified(model, graph, found, chosen, loss, progress=progress, journal=journal)
         if verdict.damage < best.damage:
             best, best_graph = verdict, graph
     verdict, graph = best, best_graph
     if verdict.lost:
         warnings.warn(verdict.loss_of_sharing(graph.curvature.unit), stacklevel=2)
-    size = settings.keep or settings.max_flops
-    small = size is not None and size <= UPDATED_BELOW and settings.trust_region is None
+    small = settings.size is not None and settings.size <= UPDATED_BELOW and settings.trust_region is None
     updated: Literal["never", "nearer"] = "nearer" if small else "never"
     return Prepared(graph.curvature, graph.under(verdict.plan.aggregate), verdict.plan, updated)
 
@@ -336,7 +349,7 @@ def without_looks(
 
     None where the settings already ask for no looks, or for a number of bases alone.
     """
-    if not settings.rounds or (settings.keep is None and settings.max_flops is None):
+    if not settings.rounds or settings.size is None:
         return []
     power = settings.aggregate or SPREAD
     with clock("price"):
@@ -394,16 +407,13 @@ def priced(
                 curvature,
                 calibration,
                 loss,
-                keep=settings.keep or settings.max_flops or 0.8,
+                keep=settings.size or CALIBRATED_AT,
                 rounds=settings.rounds,
                 progress=progress,
                 journal=journal,
             )
     with clock("price"):
-        bounded = settings.keep is not None or settings.max_flops is not None
-        several = settings.aggregate is None and bounded and settings.rounds > 0
-        powers = AGGREGATES if several else (settings.aggregate or 1.0,)
-        graph = price(model, curvature, kinds=settings.kinds, aggregate=powers, progress=progress)
+        graph = price(model, curvature, kinds=settings.kinds, aggregate=settings.powers, progress=progress)
         if prices is not None and (calibrated or not settings.rounds) and prices.fit(graph):
             graph.remember(prices.hulls)
     return curvature, graph
@@ -422,34 +432,19 @@ def measured(
     """The curvature that the preset asks for, where the settings name none."""
     preset = find_preset(settings.preset)
     damping = DAMPING if preset is None else preset.damping
-    layers = find_layers(model, settings.include, settings.exclude)
+    chosen: dict[str, Any] = {
+        "layers": find_layers(model, settings.include, settings.exclude),
+        "estimate": estimate_of(settings),
+        "damping": damping if settings.damping is None else settings.damping,
+        "draws": settings.draws,
+        "seed": settings.seed,
+        "progress": progress,
+        "journal": journal,
+    }
     with clock("measure"):
         if settings.memory is not None:
-            return measure_within(
-                settings.memory,
-                model,
-                calibration,
-                layers,
-                loss,
-                estimate=estimate_of(settings),
-                damping=damping if settings.damping is None else settings.damping,
-                draws=settings.draws,
-                seed=settings.seed,
-                progress=progress,
-                journal=journal,
-            )
-        return measure(
-            model,
-            calibration,
-            loss,
-            layers=layers,
-            estimate=estimate_of(settings),
-            damping=damping if settings.damping is None else settings.damping,
-            draws=settings.draws,
-            seed=settings.seed,
-            progress=progress,
-            journal=journal,
-        )
+            return measure_within(settings.memory, model, calibration, loss=loss, **chosen)
+        return measure(model, calibration, loss, **chosen)
 
 
 def estimate_of(settings: Settings) -> str:

@@ -211,7 +211,7 @@ def _search(
 def _searcher(problem: GroupProblem, solver: str | Solver) -> str | Solver:
     """What "auto" is here: a class costs eigenproblems, and the bounds of column generation do not close their gap.
 
-    Local search finds the same plans of stories260K, KWT-1, ResNet-56 and MiniLM in half the time.
+    Local search found the same plans of stories260K and MiniLM in half the time.
     """
     if solver == "auto" and isinstance(choose(problem)[0], ColumnGeneration):
         return LocalSearch()

@@ -103,6 +103,15 @@ def can_share(layers: Sequence[Layer], kind: FactoredKind) -> bool:
     return {"in": inputs, "out": outputs, "both": inputs and outputs}[kind]
 
 
+def compatible(layers: Sequence[Layer], kinds: Sequence[FactoredKind]) -> NDArray[np.bool_]:
+    """L × L: whether two layers could share a basis of some kind."""
+    allowed = np.eye(len(layers), dtype=bool)
+    for i, one in enumerate(layers):
+        for j, other in enumerate(layers[:i]):
+            allowed[i, j] = allowed[j, i] = any(can_share((one, other), kind) for kind in kinds)
+    return allowed
+
+
 def options(
     layers: Sequence[Layer],
     members: Sequence[Metric],

@@ -10,7 +10,7 @@ from torch import nn
 
 from geocolor.budget import UnreachableError
 from geocolor.carry_out import apply
-from geocolor.divergence import divergence_of, few
+from geocolor.divergence import divergence_of
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal
 from geocolor.losses import Batch, Loss, default_loss
@@ -47,7 +47,7 @@ def verified(
     model: nn.Module,
     graph: CostGraph,
     plans: Sequence[Plan],
-    calibration: Sequence[Batch],
+    batches: Sequence[Batch],
     loss: Loss | None = None,
     *,
     progress: bool = False,
@@ -55,11 +55,10 @@ def verified(
 ) -> Verdict:
     """Carry out every plan, and the best without sharing at its budget, and measure how far the model moves.
 
-    At most 512 samples or 16,384 units of the loss are used. What the `journal` holds is not measured again.
+    `batches` are calibration data, all of it used. What the `journal` holds is not measured again.
     """
     journal = journal or Journal()
-    loss = default_loss(model, calibration[0]) if loss is None else loss
-    batches = few(calibration, loss, model)
+    loss = default_loss(model, batches[0]) if loss is None else loss
     candidates = list(plans)
     for each in plans:
         if (each.keep or each.max_flops) is not None and any(len(cls.layers) > 1 for cls in each.classes):
