@@ -8,10 +8,11 @@ the figure are made from all rows there are.
 """
 
 import json
+import math
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,6 +81,28 @@ class Arguments:
 
 
 @dataclass
+class Losses:
+    """Sums over test data: the loss and the units that count by batch, the divergence from the dense model, hits."""
+
+    total: list[float] = field(default_factory=list)
+    units: list[int] = field(default_factory=list)
+    divergence: float = 0.0
+    correct: float = 0.0
+    samples: int = 0
+
+    def rise_from(self, dense: "Losses") -> tuple[float, float]:
+        """The rise of the mean loss over that of another model on the same batches, and its standard error.
+
+        The error is that of a ratio of sums (Cochran, Sampling Techniques, 1977, §6), batches being what is drawn.
+        """
+        rises = [mine - other for mine, other in zip(self.total, dense.total, strict=True)]
+        units, batches = sum(self.units), len(self.units)
+        mean = math.fsum(rises) / units
+        squares = math.fsum((rise - mean * count) ** 2 for rise, count in zip(rises, self.units, strict=True))
+        return mean, math.sqrt(squares * batches / max(batches - 1, 1)) / units
+
+
+@dataclass
 class Bench:
     """A model with what methods share: curvatures by estimate and damping, the graph of one size."""
 
@@ -93,7 +116,7 @@ class Bench:
         self.graph: tuple[float, CostGraph, dict[str, float]] | None = None
         with evaluating(self.model):
             self.outputs = [self.subject.loss.forward(self.model, batch) for batch in self.subject.test]
-        self.dense = self.losses(self.model)["loss"]
+        self.dense = self.losses(self.model)
         self.dense_parameters = parameter_count(self.model)
 
     def settings(self, method: str, keep: float) -> Settings:
@@ -184,26 +207,28 @@ class Bench:
             self.model, [prepared, *others], data, refinement, loss=self.subject.loss, clock=clock, progress=True
         )
 
-    def losses(self, model: nn.Module) -> dict[str, float]:
-        """Loss and divergence from the dense model per unit of the test data, and accuracy where there are classes."""
-        loss, totals = self.subject.loss, {"loss": 0.0, "divergence": 0.0, "accuracy": 0.0}
-        units = samples = 0
+    def losses(self, model: nn.Module) -> Losses:
+        """What the test data says of a model, batch by batch."""
+        loss, found = self.subject.loss, Losses()
         with evaluating(model):
             for batch, reference in zip(self.subject.test, self.outputs, strict=True):
                 outputs = loss.forward(model, batch)
                 total, count = loss.total(outputs, batch, reference)
-                totals["loss"] += float(total)
-                totals["divergence"] += float(loss.divergence(outputs, reference, batch)[0])
+                found.total.append(float(total))
+                found.units.append(count)
+                found.divergence += float(loss.divergence(outputs, reference, batch)[0])
                 if isinstance(loss, Classification):
-                    totals["accuracy"] += float((outputs.argmax(-1) == loss.labels(batch)).sum())
-                units, samples = units + count, samples + len(outputs)
-        found = {name: totals[name] / units for name in ("loss", "divergence")}
-        return found | ({"accuracy": totals["accuracy"] / samples} if isinstance(loss, Classification) else {})
+                    hits = float((outputs.argmax(-1) == loss.labels(batch)).sum())
+                    found.correct, found.samples = found.correct + hits, found.samples + len(outputs)
+        return found
 
     def figures(self, smaller: nn.Module) -> Row:
-        """What is measured on test data."""
-        found = self.losses(smaller)
-        found["damage"] = found.pop("loss") - self.dense
+        """What is measured on test data; the error of the damage is one standard deviation, of drawing test data."""
+        losses = self.losses(smaller)
+        damage, error = losses.rise_from(self.dense)
+        found = {"damage": damage, "error": error, "divergence": losses.divergence / sum(losses.units)}
+        if losses.samples:
+            found["accuracy"] = losses.correct / losses.samples
         if self.subject.scores is not None:
             found |= self.subject.scores(smaller)
         return {name: float(f"{value:.6g}") for name, value in found.items()}
@@ -274,7 +299,10 @@ def by_case(rows: Sequence[Row]) -> dict[tuple[str, Stage, float], dict[str, Row
 def markdown(rows: Sequence[Row]) -> str:
     """A table for every model and stage: sizes down, methods across, the least damage in bold; then times."""
     cases = by_case(rows)
-    parts = ["# Damage at equal size\n"]
+    parts = [
+        "# Damage at equal size\n",
+        "One standard error, of drawing the test data, is shown where it is more than 5 % of the damage.\n",
+    ]
     for model, stage in dict.fromkeys((case[0], case[1]) for case in cases):
         own = {case[2]: methods for case, methods in cases.items() if case[:2] == (model, stage)}
         names = [name for name in METHODS if any(name in methods for methods in own.values())]
@@ -303,8 +331,14 @@ def markdown(rows: Sequence[Row]) -> str:
 def _cell(row: Row | None, least: float) -> str:
     if row is None:
         return ""
-    text = f"{row['damage']:.3g}" if abs(row["damage"]) < 1 else f"{row['damage']:.2f}"
+    text = _digits(row["damage"])
+    if row.get("error", 0.0) > 0.05 * abs(row["damage"]):
+        text += f" ± {_digits(row['error'])}"
     return f"**{text}**" if row["damage"] == least else text
+
+
+def _digits(damage: float) -> str:
+    return f"{damage:.3g}" if abs(damage) < 1 else f"{damage:.2f}"
 
 
 def _ratio(methods: Mapping[str, Row]) -> str:

@@ -5,6 +5,7 @@ Three stages of nine blocks, 16, 32 and 64 channels, shortcuts without parameter
 
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,13 +67,13 @@ def load_resnet56(folder: Path) -> ResNet:
     return model.eval()
 
 
-def images(folder: Path, first: int, step: int, batch_size: int) -> list[Batch]:
-    """Every `step`-th test image of every class, from `first` on, in an order that mixes the classes."""
+def images(folder: Path, wanted: Callable[[int], bool], batch_size: int) -> list[Batch]:
+    """The test images of every class whose number is wanted, in an order that mixes the classes."""
     found: list[tuple[str, int, Tensor]] = []
     with tarfile.open(folder / "cifar10_jpeg_test.tar") as archive:
         for member in archive:
             name = Path(member.name)
-            if name.suffix != ".jpg" or int(name.stem) % step != first:
+            if name.suffix != ".jpg" or not wanted(int(name.stem)):
                 continue
             stored = archive.extractfile(member)
             assert stored is not None

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.kwt1 import KeywordTransformer, accuracy
-from benchmarks.quality import METHODS, OURS, Arguments, Bench, draw, markdown, read_rows, run
+from benchmarks.quality import METHODS, OURS, Arguments, Bench, Losses, draw, markdown, read_rows, run
 from benchmarks.resnet56 import ResNet
 from benchmarks.subjects import SUBJECTS, Subject
 from geocolor.layers import find_layers
@@ -63,10 +63,19 @@ def test_a_line_cut_off_is_measured_again(tmp_path: Path) -> None:
 def test_losses_are_those_of_the_model(tmp_path: Path) -> None:
     subject = small()
     bench = Bench(subject, Arguments(rows=tmp_path / "rows.jsonl"), Console(quiet=True))
-    found = bench.losses(subject.model)
+    found = bench.figures(subject.model)
     assert found["divergence"] == pytest.approx(0, abs=1e-9)
-    assert found["loss"] == bench.dense
+    assert found["damage"] == found["error"] == 0
     assert found["accuracy"] == accuracy(subject.model, list(subject.test))
+
+
+def test_the_error_of_damage_is_that_of_the_mean_of_batches() -> None:
+    dense = Losses(total=[1.0, 2.0, 3.0, 4.0], units=[10] * 4)
+    smaller = Losses(total=[3.0, 3.0, 7.0, 4.0], units=[10] * 4)
+    rises = torch.tensor([0.2, 0.1, 0.4, 0.0], dtype=torch.float64)
+    damage, error = smaller.rise_from(dense)
+    assert damage == pytest.approx(float(rises.mean()))
+    assert error == pytest.approx(float(rises.std()) / 2)
 
 
 def test_every_preset_is_among_the_methods() -> None:
