@@ -1,8 +1,9 @@
 """Bases of a class: the eigenproblem of DESIGN §4 under the Kronecker metric, and the damage of every rank at once.
 
-With `δ = Ŵ − W` and `ΔJ = ½ tr(G δ A δᵀ)` let `W̃ = G^½ W A^½`. A basis enters a layer only through the subspace it
-spans after whitening by the layer's *own* factors; orthonormal columns of `A^½ B` (Gram–Schmidt, in the order of the
-basis) give the best coefficients of every rank at once, so the prices below are those of the factors finally installed.
+With `δ = Ŵ − W` and `ΔJ = ½ tr(G δ A δᵀ)` let `W̃ = Mᵀ W L`, `G = M Mᵀ` and `A = L Lᵀ`. A basis enters a layer only
+through the subspace it spans after whitening by the layer's *own* factors; orthonormal columns of `LᵀB` (Gram–Schmidt,
+in the order of the basis) give the best coefficients of every rank at once, so the prices below are those of the
+factors finally installed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,16 +53,16 @@ class Factors:
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """One layer in its own curvature: the weight and the square roots of its Kronecker factors, float64.
+    """One layer in its own curvature: the weight and the roots of its Kronecker factors (`root`), float64.
 
     What pricing needs over and over is computed when first asked for and kept. Everything is written for the input
     side; the output side is that of the `mirror`.
     """
 
     weight: Tensor  # m × n
-    root_out: Tensor  # G^½, m × m
-    root_in: Tensor  # A^½, n × n
-    whitened: Tensor  # W̃ = G^½ W A^½
+    root_out: Tensor  # M, m × m
+    root_in: Tensor  # L, n × n
+    whitened: Tensor  # W̃ = Mᵀ W L
 
     @property
     def energy(self) -> float:
@@ -75,8 +76,8 @@ class Metric:
 
     @cached_property
     def half(self) -> Tensor:
-        """`G^½ W`, m × n."""
-        return self.root_out @ self.weight
+        """`Mᵀ W`, m × n."""
+        return self.root_out.T @ self.weight
 
     @cached_property
     def gram(self) -> Tensor:
@@ -86,7 +87,7 @@ class Metric:
     @cached_property
     def A(self) -> Tensor:
         """`A` as its root has it: small eigenvalues lifted."""
-        return self.root_in @ self.root_in
+        return self.root_in @ self.root_in.T
 
     @cached_property
     def spectrum(self) -> Tensor:
@@ -97,15 +98,33 @@ class Metric:
 
 
 class Roots:
-    """Square roots, taken once of each tensor object: layers that read the same input hold the same `A`."""
+    """Roots, taken once of each tensor object: layers that read the same input hold the same `A`."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, matrix: Tensor) -> Tensor:
         if id(matrix) not in self._known:
-            self._known[id(matrix)] = (matrix, square_root(matrix))  # held, so that the id stays its own
+            self._known[id(matrix)] = (matrix, root(matrix))  # held, so that the id stays its own
         return self._known[id(matrix)][1]
+
+
+#: Least and largest pivot of a Cholesky factor that is trusted, and of an orthonormal basis found through one.
+PIVOTS = 1e-6
+
+
+def root(matrix: Tensor) -> Tensor:
+    """Lower triangular `L`, `matrix = L Lᵀ`: by Cholesky, or from the `square_root` where that is ill-conditioned."""
+    lower: Tensor
+    lower, failed = torch.linalg.cholesky_ex(matrix)
+    if failed or not _well_conditioned(lower):
+        lower = torch.linalg.qr(square_root(matrix))[1].T
+    return lower.contiguous()  # one layout, so that roots read from a file give the same to the last bit
+
+
+def _well_conditioned(triangle: Tensor) -> bool:
+    pivots = triangle.diagonal().abs()
+    return not len(pivots) or bool(pivots.min() > PIVOTS * pivots.max())
 
 
 def square_root(matrix: Tensor, floor: float = 1e-12) -> Tensor:
@@ -120,14 +139,18 @@ def square_root(matrix: Tensor, floor: float = 1e-12) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype))
     top = float(values[-1])
     values = values.clamp(min=floor * top if top > 0 else 1.0)
-    root: Tensor = (vectors * values.sqrt()) @ vectors.T
-    return root
+    symmetric: Tensor = (vectors * values.sqrt()) @ vectors.T
+    return symmetric
 
 
-def metric(weight: Tensor, G: Tensor, A: Tensor, root: Callable[[Tensor], Tensor] = square_root) -> Metric:
+def metric(weight: Tensor, G: Tensor, A: Tensor, root: Callable[[Tensor], Tensor] = root) -> Metric:
     """A layer in the curvature `G ⊗ A`; with `root=Roots()` layers of one input share the root of their `A`."""
-    root_out, root_in = root(G), root(A)
-    return Metric(weight, root_out, root_in, root_out @ weight @ root_in)
+    return whitened(weight, root(G), root(A))
+
+
+def whitened(weight: Tensor, root_out: Tensor, root_in: Tensor) -> Metric:
+    """The layer in the curvature of these roots."""
+    return Metric(weight, root_out, root_in, root_out.T @ weight @ root_in)
 
 
 def class_basis(members: Sequence[Metric], side: Side, columns: int | None = None) -> Tensor:
@@ -138,16 +161,8 @@ def class_basis(members: Sequence[Metric], side: Side, columns: int | None = Non
     width by default.
     """
     turned = _turned(members, side)
-    if _common_root(turned):
-        root = turned[0].root_in
-        basis: Tensor = torch.linalg.solve(root, _directions(turned, root, columns))
-        return basis
-    root, failed = torch.linalg.cholesky_ex(torch.stack([member.A for member in turned]).mean(0))
-    if failed:
-        root = square_root(torch.stack([member.A for member in turned]).mean(0))
-        basis = torch.linalg.solve(root, _directions(turned, root, columns))
-        return basis
-    basis = torch.linalg.solve_triangular(root.T, _directions(turned, root, columns), upper=True)
+    lower = turned[0].root_in if _common_root(turned) else root(torch.stack([member.A for member in turned]).mean(0))
+    basis: Tensor = torch.linalg.solve_triangular(lower.T, _directions(turned, lower, columns), upper=True)
     return basis
 
 
@@ -160,17 +175,17 @@ def _common_root(turned: Sequence[Metric]) -> bool:
     return all(member.root_in is turned[0].root_in for member in turned)
 
 
-def _directions(turned: Sequence[Metric], root: Tensor, columns: int | None) -> Tensor:
+def _directions(turned: Sequence[Metric], lower: Tensor, columns: int | None) -> Tensor:
     """Leading eigenvectors of `Lᵀ (Σ Wᵀ G W) L`; from the row space alone where that is smaller and enough."""
-    n = len(root)
+    n = len(lower)
     columns = n if columns is None else columns
     rows = sum(len(member.weight) for member in turned)
     if columns <= rows < n:
-        span, triangle = torch.linalg.qr((torch.cat([member.half for member in turned]) @ root).T)
+        span, triangle = torch.linalg.qr((torch.cat([member.half for member in turned]) @ lower).T)
         spanned: Tensor = span @ _eigenvectors(triangle @ triangle.T)[:, :columns]
         return spanned
     gram = turned[0].gram if len(turned) == 1 else torch.stack([member.gram for member in turned]).sum(0)
-    return _eigenvectors(root.T @ gram @ root)[:, :columns]
+    return _eigenvectors(lower.T @ gram @ lower)[:, :columns]
 
 
 def _eigenvectors(matrix: Tensor) -> Tensor:
@@ -183,25 +198,24 @@ def _eigenvectors(matrix: Tensor) -> Tensor:
 
 
 def frames(members: Sequence[Metric], side: Side, columns: int) -> list[Tensor]:
-    """For every layer `A^½ Q`, `Q` the orthonormalised `A^½ B` of the class basis `B` (n × columns): see `captured`.
+    """For every layer `L Q`, `Q` the orthonormalised `LᵀB` of the class basis `B` (n × columns): see `damage_in_frame`.
 
     Where the layers read one input the basis is orthonormal for each of them, and nothing has to be solved.
     """
     turned = _turned(members, side)
     if _common_root(turned):
-        root = turned[0].root_in
-        return [root @ _directions(turned, root, columns)] * len(turned)
+        lower = turned[0].root_in
+        return [lower @ _directions(turned, lower, columns)] * len(turned)
     basis = class_basis(members, side, columns)
     return [_frame(member, basis) for member in turned]
 
 
 def _frame(member: Metric, basis: Tensor) -> Tensor:
-    """`A B R⁻¹` with `Bᵀ A B = Rᵀ R`: Gram–Schmidt of `A^½ B` by Cholesky, or by QR where that is ill-conditioned."""
+    """`A B R⁻¹` with `Bᵀ A B = Rᵀ R`: Gram–Schmidt of `LᵀB` by Cholesky, or by QR where that is ill-conditioned."""
     image = member.A @ basis
     triangle, failed = torch.linalg.cholesky_ex(basis.T @ image, upper=True)
-    pivots = triangle.diagonal()
-    if failed or (len(pivots) and float(pivots.min()) < 1e-7 * float(pivots.max())):
-        orthonormal: Tensor = torch.linalg.qr(member.root_in @ basis)[0]
+    if failed or not _well_conditioned(triangle):
+        orthonormal: Tensor = torch.linalg.qr(member.root_in.T @ basis)[0]
         return member.root_in @ orthonormal
     frame: Tensor = torch.linalg.solve_triangular(triangle, image, upper=True, left=False)
     return frame
@@ -243,11 +257,21 @@ def coefficients(member: Metric, left: Tensor | None, right: Tensor | None) -> T
     """Best coefficients under the layer's own metric: `argmin_S tr(G δ A δᵀ)`, `δ = left S rightᵀ − W` (DESIGN §4)."""
     solved = member.weight
     if left is not None:
-        solved = torch.linalg.lstsq(member.root_out @ left, member.root_out @ solved, driver="gelsd").solution
+        solved = _least_squares(member.root_out.T @ left, member.root_out.T @ solved)
     if right is not None:
-        half = (solved @ member.root_in).T
-        solved = torch.linalg.lstsq(member.root_in @ right, half, driver="gelsd").solution.T
+        solved = _least_squares(member.root_in.T @ right, (solved @ member.root_in).T).T
     return solved
+
+
+def _least_squares(matrix: Tensor, values: Tensor) -> Tensor:
+    """The `x` of `matrix x ≈ values`; by singular values, and the smallest, where columns are dependent."""
+    found: Tensor
+    orthonormal, triangle = torch.linalg.qr(matrix)
+    if matrix.shape[1] <= matrix.shape[0] and _well_conditioned(triangle):
+        found = torch.linalg.solve_triangular(triangle, orthonormal.T @ values, upper=True)
+    else:
+        found = torch.linalg.lstsq(matrix, values, driver="gelsd").solution
+    return found
 
 
 def factorize(kind: FactoredKind, members: Mapping[str, Metric], rank: int, right_rank: int | None = None) -> Factors:

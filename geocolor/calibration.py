@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from geocolor import processes
 from geocolor.curvature import Curvature
 from geocolor.curvature.on_disk import OnDisk
-from geocolor.divergence import few
+from geocolor.divergence import dense_outputs, few
 from geocolor.graph import price
 from geocolor.journal import Journal
 from geocolor.layers import weight_of
@@ -127,10 +127,9 @@ def _slopes(
     dense = {name: weight.data for name, weight in weights.items()}
     slopes, total, units = dict.fromkeys(weights, 0.0), 0.0, 0
     with _differentiable(weights.values()):
-        for batch in (batch for index, batch in enumerate(batches) if processes.is_mine(index)):
-            batch = move(batch, device_of(model))
-            with evaluating(model):
-                reference = loss.forward(model, batch)
+        for index in (index for index in range(len(batches)) if processes.is_mine(index)):
+            batch = move(batches[index], device_of(model))
+            reference = dense_outputs(model, batches, index, loss)
             with replaced(model, stand_ins), evaluating(model, gradients=True):
                 J, count = loss.divergence(loss.forward(model, batch), reference, batch)
                 total, units = total + float(J.detach()), units + count

@@ -9,7 +9,7 @@ import torch
 
 from geocolor import backend
 from geocolor.axes_trust_region import axis_metric, fit_axes, own_basis
-from geocolor.bases import Factors, Metric, factorize, metric
+from geocolor.bases import Factors, Metric, Roots, factorize, metric
 from geocolor.curvature import Curvature, LanczosCurvature
 from geocolor.graph import medoid_basis
 from geocolor.journal import Journal
@@ -25,12 +25,14 @@ def apply(
     curvature: Curvature | LanczosCurvature,
     *,
     inplace: bool = False,
+    metrics: Mapping[str, Metric] | None = None,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> torch.nn.Module:
     """Replace the planned layers by factored ones that share their bases; the rest of the model stays as it is.
 
-    A copy of the model is changed unless `inplace`. Factors that the `journal` holds are not computed again. Raises
+    A copy of the model is changed unless `inplace`. `metrics` are those of a graph of the same curvature, where there
+    is one: nothing is whitened again. Factors that the `journal` holds are not computed again. Raises
     `ValueError` where the plan was made for another model or the curvature misses one of its layers.
     """
     plan.check(model)
@@ -46,7 +48,7 @@ def apply(
         raise ValueError(
             f"the curvature holds nothing of layer {missing[0]!r}: measure the model the plan was made for"
         )
-    factors = factorize_plan(model, plan, curvature, progress=progress, journal=journal)
+    factors = factorize_plan(model, plan, curvature, metrics=metrics, progress=progress, journal=journal)
     target = model if inplace else _copy(model, plan)
     return backend.install(target, plan.shareable_layers(), factors, inplace=True, plan=plan)
 
@@ -63,23 +65,30 @@ def factorize_plan(
     plan: Plan,
     curvature: Curvature | LanczosCurvature,
     *,
+    metrics: Mapping[str, Metric] | None = None,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> Iterator[Factors]:
-    """Bases and coefficients of every class that is not dense, float64, one class after the other."""
+    """Bases and coefficients of every class that is not dense, float64, one class after the other; see `apply`."""
     journal = journal or Journal()
     layers = {layer.name: layer for layer in plan.shareable_layers()}
     classes = [cls for cls in plan.classes if cls.kind != "dense"]
     outside = list[str]()
 
     def factorized(cls: PlannedClass) -> dict[str, torch.Tensor]:
-        names = set(cls.layers) | ({cls.medoid} if cls.medoid else set())
-        weights = {name: weight_of(model, layers[name]).cpu() for name in names}
+        names = list(dict.fromkeys((*cls.layers, cls.medoid or cls.layers[0])))
         if isinstance(curvature, LanczosCurvature):
+            weights = {name: weight_of(model, layers[name]).cpu() for name in names}
             factors, fits = factorize_lent(cls, weights, curvature, plan.trust_region, plan.curvature["mode"])
         else:
-            metrics = {name: metric(weights[name], curvature.G[name], curvature.A[name]) for name in names}
-            factors, fits = factorize_class(cls, metrics, curvature, plan.trust_region, plan.flat_energy or 0.05)
+            members: Mapping[str, Metric] = metrics if metrics is not None else {}
+            if metrics is None:
+                roots = Roots()
+                members = {
+                    name: metric(weight_of(model, layers[name]).cpu(), curvature.G[name], curvature.A[name], roots)
+                    for name in names
+                }
+            factors, fits = factorize_class(cls, members, curvature, plan.trust_region, plan.flat_energy or 0.05)
         outside.extend(name for name, result in fits.items() if not result.reached)
         return factors.tensors()
 

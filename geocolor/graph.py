@@ -336,8 +336,8 @@ def medoid_rank(layer: Layer, rank_fraction: float) -> int:
 def medoid_basis(member: Metric, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's own best basis of kind `both`: `U` (m × r), `V` (n × r) of its weighted SVD, orthonormal columns."""
     left, _, right = torch.linalg.svd(member.whitened, full_matrices=False)
-    U = torch.linalg.solve(member.root_out, left[:, :rank])
-    V = torch.linalg.solve(member.root_in, right[:rank].T)
+    U = torch.linalg.solve_triangular(member.root_out.T, left[:, :rank], upper=True)
+    V = torch.linalg.solve_triangular(member.root_in.T, right[:rank].T, upper=True)
     return torch.linalg.qr(U)[0], torch.linalg.qr(V)[0]
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geocolor.bases import Metric, square_root
+from geocolor.bases import Metric, root, whitened
 from geocolor.curvature import Curvature
 from geocolor.layers import Layer, weight_of
 from geocolor.memory import give_back
@@ -23,7 +23,7 @@ GROWN = 2.5
 class MetricsWithin(Mapping[str, Metric]):
     """The metric of every layer of a curvature, at most `memory` bytes of them at a time, but always one.
 
-    The square root of a factor is taken once: it is kept in a temporary folder and read from there.
+    The root of a factor is taken once: it is kept in a temporary folder and read from there.
     """
 
     def __init__(self, model: nn.Module, curvature: Curvature, memory: int) -> None:
@@ -56,9 +56,7 @@ class MetricsWithin(Mapping[str, Metric]):
             give_back()
 
     def _made(self, layer: Layer) -> Metric:
-        weight = weight_of(self._model, layer).cpu()
-        root_out, root_in = self._root("G", layer.name), self._shared_root(layer)
-        return Metric(weight, root_out, root_in, root_out @ weight @ root_in)
+        return whitened(weight_of(self._model, layer).cpu(), self._root("G", layer.name), self._shared_root(layer))
 
     def _shared_root(self, layer: Layer) -> Tensor:
         """The very root that another layer of the same input holds, where one is in memory."""
@@ -73,10 +71,10 @@ class MetricsWithin(Mapping[str, Metric]):
         if (side, name) not in self._files:
             factors = self._curvature.A if side == "A" else self._curvature.G
             path = self._folder / f"{len(self._files)}.safetensors"
-            root = square_root(factors[of or name])
-            save_file({"root": root}, path)
+            taken = root(factors[of or name])
+            save_file({"root": taken}, path)
             self._files[side, name] = path
-            return root
+            return taken
         found: Tensor = load_file(self._files[side, name])["root"]
         return found
 

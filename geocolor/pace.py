@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from geocolor.bases import Metric, Roots, damage_alone, factorize, metric, square_root
+from geocolor.bases import Metric, Roots, damage_alone, factorize, metric, root
 from geocolor.curvature import accumulate, finish
 from geocolor.curvature.windows import input_groups, windows
 from geocolor.graph import MOST_PAIRS, NEAREST
@@ -207,8 +207,8 @@ def layer_paces(
 def _layer_pace(model: nn.Module, layer: Layer, factors: KnownFactors, keep: float, timer: Timer) -> LayerPace:
     m, n, times = _part(layer)
     A, G = factors.of(layer)
-    root_in, _ = _timed(timer, partial(square_root, A))
-    root_out, _ = _timed(timer, partial(square_root, G))
+    root_in, _ = _timed(timer, partial(root, A))
+    root_out, _ = _timed(timer, partial(root, G))
     both, member = _timed(timer, lambda: _member(model, layer, factors, Roots()))
     spectrum, _ = _timed(timer, lambda: damage_alone(member))
     rank = min(max(1, int(keep * m * n / (m + n))), min(m, n) - 1)

@@ -323,7 +323,8 @@ def carried_out(
     The model remembers its plan, whose predicted damage is then that of the coefficients it has.
     """
     with clock("apply"):
-        smaller = apply(model, prepared.plan, prepared.curvature, progress=progress, journal=journal)
+        metrics = None if prepared.graph is None else prepared.graph.metrics
+        smaller = apply(model, prepared.plan, prepared.curvature, metrics=metrics, progress=progress, journal=journal)
     if prepared.updated == "never" or not isinstance(prepared.curvature, Curvature):
         return smaller
     with clock("update"):

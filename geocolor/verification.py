@@ -77,7 +77,7 @@ def verified(
     damage: dict[str, float] = {}
 
     def measured(plan: Plan) -> float:
-        candidate = apply(model, plan, graph.curvature, progress=progress)
+        candidate = apply(model, plan, graph.curvature, metrics=graph.metrics, progress=progress)
         return divergence_of(model, candidate, batches, loss, progress=progress)
 
     for each in candidates:

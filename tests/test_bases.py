@@ -12,6 +12,7 @@ from geocolor.bases import (
     factorize,
     metric,
     one_sided_damage,
+    root,
     square_root,
     two_sided_damage,
 )
@@ -142,3 +143,13 @@ def test_singular_factors_give_finite_bases() -> None:
 def test_a_square_root_squared_is_the_matrix() -> None:
     matrix = positive_definite(6, torch.Generator().manual_seed(0))
     torch.testing.assert_close(square_root(matrix) @ square_root(matrix), matrix)
+
+
+def test_a_root_is_triangular_and_gives_the_matrix_back_even_where_that_is_singular() -> None:
+    matrix = positive_definite(6, torch.Generator().manual_seed(0))
+    singular = matrix[:, :3] @ matrix[:, :3].T
+    for each in (matrix, singular, torch.zeros(4, 4, dtype=torch.float64) + 1e-30):
+        lower = root(each)
+        assert torch.equal(lower, lower.tril())
+        torch.testing.assert_close(lower @ lower.T, each, atol=1e-9 * float(each.abs().max()), rtol=1e-9)
+    assert float(root(singular).diagonal().abs().min()) > 0
