@@ -11,13 +11,14 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from geocolor.curvature import Curvature
-from geocolor.divergence import MOST_SAMPLES, MOST_UNITS, spread
+from geocolor.divergence import KEPT_OUTPUTS, MOST_SAMPLES, MOST_UNITS, spread
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.memory import available, peak, resident
@@ -36,8 +37,8 @@ from solvers.subset_dp import linked_parts
 
 DOUBLE = 8
 
-#: Looks from plans that share before one gains nothing, and forward passes that one takes.
-LOOKS_TAKEN, LOOK_PASSES = 2, 6
+#: Forward passes that a look takes beside the reference.
+LOOK_PASSES = 5
 
 #: Bytes of a point of a hull in memory and in a file.
 POINT, POINT_ON_DISK = 52, 33
@@ -96,7 +97,7 @@ def forecast(
     search = work.search() if searched else 0.0
     seconds["plan"] = search + (pace.pairs if searched and settings.solver != "private" else work.spectra())
     if calibrated:
-        looks = min(settings.rounds, LOOKS_TAKEN) if searched and bounded is not None else 0
+        looks = settings.rounds if searched and bounded is not None else 0
         seconds["calibrate"] += looks * work.looking()
         seconds["price"] += looks * work.whitening()
         seconds["plan"] += looks * (search / len(powers) + pace.pairs / len(powers) if search else work.spectra())
@@ -255,15 +256,21 @@ class _Work:
         """The first layer of every group that reads one input."""
         return set(self.pace.inputs.values())
 
-    def few(self, most_samples: int, most_units: int) -> int:
+    @cached_property
+    def sample(self) -> int:
         """Positions in the batches that `divergence.few` takes."""
         samples = positions = 0
         for index in spread(len(self.calibration)):
-            if samples and (samples >= most_samples or positions * self.pace.units >= most_units):
+            if samples and (samples >= MOST_SAMPLES or positions * self.pace.units >= MOST_UNITS):
                 break
             samples += samples_in(self.calibration[index])
             positions += positions_in([self.calibration[index]])
         return positions
+
+    @property
+    def again(self) -> bool:
+        """Whether the dense model's outputs are made anew each time."""
+        return self.sample * self.pace.outputs > KEPT_OUTPUTS
 
     def total(self, *pieces: str) -> float:
         """These pieces of all layers; inputs are shared."""
@@ -285,7 +292,7 @@ class _Work:
 
     def looking(self) -> float:
         """The inputs, the reference, and what is differentiated, which takes three times as long."""
-        return self.total("fit") + LOOK_PASSES * self.few(MOST_SAMPLES, MOST_UNITS) * self.pace.forward
+        return self.total("fit") + (LOOK_PASSES + self.again) * self.sample * self.pace.forward
 
     def search(self) -> float:
         """At most so long, and that long where no exact method is done sooner."""
@@ -301,11 +308,11 @@ class _Work:
         return sum(pace.root_in + pace.root_out + pace.product + pace.fit for pace in self.pace.layers.values())
 
     def verifying(self, candidates: int) -> float:
-        passes = (1 + 2 * candidates) * self.few(MOST_SAMPLES, MOST_UNITS)
+        passes = (1 + (1 + self.again) * candidates) * self.sample
         return candidates * self.applying() + passes * self.pace.forward
 
     def updating(self) -> float:
-        passes = (len(self.firsts) / 2 + 5) * self.few(MOST_SAMPLES, MOST_UNITS)
+        passes = (len(self.firsts) / 2 + 3 + 2 * self.again) * self.sample
         return self.applying() + passes * self.pace.forward
 
     def refining(self, settings: RefineSettings) -> float:
@@ -352,7 +359,7 @@ class _Work:
     def disk(self, searched: bool, carried_out: bool, refined: bool) -> int:
         curvature = self.factors()
         calibrated = searched and self.settings.rounds > 0
-        looks = min(self.settings.rounds, LOOKS_TAKEN) if calibrated else 0
+        looks = self.settings.rounds if calibrated else 0
         inputs = DOUBLE * sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
         if self.settings.memory is not None:
             curvature *= 2  # windows, and then the roots

@@ -53,9 +53,9 @@ class Pace:
     """Seconds by position of a batch (`forward`, `measured`) and for each layer by name; all `pairs` together.
 
     `points` is how many a pair's hulls have on the average, over all powers; `units` of the loss there are in a
-    position. `inputs` are the groups of layers that read one tensor, as in `Curvature`. In bytes: `resident` what the
-    process holds between its steps, `peak` what it has held while a batch was measured, `activations` what a batch
-    took then by position.
+    position, and its `outputs` have so many bytes. `inputs` are the groups of layers that read one tensor, as in
+    `Curvature`. In bytes: `resident` what the process holds between its steps, `peak` what it has held while a batch
+    was measured, `activations` what a batch took then by position.
     """
 
     forward: float
@@ -65,6 +65,7 @@ class Pace:
     pair_count: int
     points: float
     units: float
+    outputs: float
     inputs: Mapping[str, str]
     resident: int
     peak: int
@@ -89,7 +90,7 @@ def pace_of(
     positions = positions_in([batch])
     with evaluating(model):
         outputs = loss.forward(model, batch)
-        units = loss.units(outputs, batch)
+        units, size = loss.units(outputs, batch), outputs.numel() * outputs.element_size()
         forward, _ = _timed(timer, lambda: loss.forward(model, batch))
     del outputs
     before = peak()
@@ -132,6 +133,7 @@ def pace_of(
         pair_count=count,
         points=points,
         units=units / positions,
+        outputs=size / positions,
         inputs=inputs,
         resident=held,
         peak=max(before, most),
