@@ -1,21 +1,29 @@
 """Bases of a class: the eigenproblem of DESIGN §4 under the Kronecker metric, and the damage of every rank at once.
 
-With `δ = Ŵ − W` and `ΔJ = ½ tr(G δ A δᵀ)` let `W̃ = Mᵀ W L`, `G = M Mᵀ` and `A = L Lᵀ`. A basis enters a layer only
-through the subspace it spans after whitening by the layer's *own* factors; orthonormal columns of `LᵀB` (Gram–Schmidt,
-in the order of the basis) give the best coefficients of every rank at once, so the prices below are those of the
-factors finally installed.
+With `ΔJ = ½ tr(G δ A δᵀ)`, `δ = Ŵ − W`, a basis enters a layer only through the subspace it spans after whitening by
+the layer's *own* factors; columns made orthonormal under `A` (Gram–Schmidt, in the order of the basis) give the best
+coefficients of every rank at once, so the prices below are those of the factors finally installed.
 """
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
 
+from geocolor.curvature.sketch import Sketch
+
 FactoredKind = Literal["in", "out", "both"]
 Side = Literal["in", "out"]
+
+#: From this width on, bases of a class are sought in what is leading in its layers, all but `REST` of their energy.
+WIDE, REST = 512, 1e-4
+
+#: The least pivot of a triangle, or singular value, that is not taken for zero, relative to the largest.
+SMALLEST = {torch.float64: 5e-7, torch.float32: 3e-4}
 
 
 @dataclass(frozen=True)
@@ -51,80 +59,147 @@ class Factors:
         return cls(kind, layers, coefficients, tensors.get("left"), tensors.get("right"))
 
 
+class Factor:
+    """A Kronecker factor, `A` or `G` of one layer or of several: symmetric, dense or sketched."""
+
+    def __init__(self, held: Tensor | Sketch) -> None:
+        self.held = held
+
+    def __len__(self) -> int:
+        return len(self.held) if isinstance(self.held, Tensor) else len(self.held.diagonal)
+
+    @property
+    def matrix(self) -> Tensor:
+        return self.held if isinstance(self.held, Tensor) else self.held.dense()
+
+    def times(self, columns: Tensor) -> Tensor:
+        """The product with a matrix."""
+        if isinstance(self.held, Tensor):
+            return self.held @ columns
+        product = self.held.low @ (self.held.low.T @ columns)
+        return product.addcmul_(self.held.diagonal[:, None], columns)
+
+    @cached_property
+    def root(self) -> Tensor:
+        """Lower triangular `R`, `R Rᵀ` the matrix."""
+        return root(self.matrix)
+
+    def back(self, vectors: Tensor) -> Tensor:
+        """`R⁻ᵀ vectors`."""
+        found: Tensor = torch.linalg.solve_triangular(self.root.T, vectors, upper=True)
+        return found
+
+
+def _mean(factors: Sequence[Factor]) -> Factor:
+    """Their mean; of sketches a sketch."""
+    if all(factor is factors[0] for factor in factors):
+        return factors[0]
+    sketches = [factor.held for factor in factors if isinstance(factor.held, Sketch)]
+    if len(sketches) == len(factors):
+        low = torch.cat([sketch.low for sketch in sketches], 1) * len(factors) ** -0.5
+        return Factor(Sketch(low, torch.stack([sketch.diagonal for sketch in sketches]).mean(0)))
+    mean = factors[0].matrix.clone()
+    for factor in factors[1:]:
+        mean += factor.matrix
+    return Factor(mean.div_(len(factors)))
+
+
+def _nearly_singular(pivots: Tensor) -> bool:
+    """Of a triangle by Cholesky, or singular values: whether half of all digits and more would be lost."""
+    return len(pivots) > 0 and bool(pivots.abs().min() < SMALLEST[pivots.dtype] * pivots.abs().max())
+
+
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """One layer in its own curvature: the weight and the roots of its Kronecker factors (`root`), float64.
+    """One layer in its own curvature: the weight and its Kronecker factors, of one dtype.
 
     What pricing needs over and over is computed when first asked for and kept. Everything is written for the input
-    side; the output side is that of the `mirror`.
+    side; the output side is that of the `mirror`. What is asked of a layer alone is found on its narrower side: no root
+    is taken of the wider factor.
     """
 
     weight: Tensor  # m × n
-    root_out: Tensor  # M, m × m
-    root_in: Tensor  # L, n × n
-    whitened: Tensor  # W̃ = Mᵀ W L
+    G: Factor  # m × m
+    A: Factor  # n × n
 
     @property
-    def energy(self) -> float:
-        """`½‖W̃‖²`: predicted damage of removing the layer."""
-        return 0.5 * float(self.whitened.square().sum())
+    def mirror(self) -> "Metric":
+        """The same layer with input and output exchanged; its own mirror is this one."""
+        origin = self.__dict__.get("_origin", lambda: None)()
+        if origin is not None:
+            return cast(Metric, origin)
+        if "_mirror" not in self.__dict__:
+            mirrored = Metric(self.weight.T, self.A, self.G)
+            mirrored.__dict__["_origin"] = weakref.ref(self)  # a cycle would not be freed at once
+            self.__dict__["_mirror"] = mirrored
+        return cast(Metric, self.__dict__["_mirror"])
+
+    @property
+    def narrow(self) -> "Metric":
+        """This one or its mirror, whichever has no more inputs than outputs."""
+        return self if self.weight.shape[1] <= self.weight.shape[0] else self.mirror
 
     @cached_property
-    def mirror(self) -> "Metric":
-        """The same layer with input and output exchanged."""
-        return Metric(self.weight.T, self.root_in, self.root_out, self.whitened.T)
+    def energy(self) -> float:
+        """`½ tr(G W A Wᵀ)`: predicted damage of removing the layer."""
+        if self.narrow is not self:
+            return self.narrow.energy
+        return 0.5 * float((self.gram * self.A.matrix).sum(dtype=torch.float64))
 
     @cached_property
     def half(self) -> Tensor:
-        """`Mᵀ W`, m × n."""
-        return self.root_out.T @ self.weight
+        """`R_Gᵀ W`, m × n."""
+        return self.G.root.T @ self.weight
 
     @cached_property
     def gram(self) -> Tensor:
         """`Wᵀ G W`, n × n."""
-        return self.half.T @ self.half
-
-    @cached_property
-    def A(self) -> Tensor:
-        """`A` as its root has it: small eigenvalues lifted."""
-        return self.root_in @ self.root_in.T
+        return self.weight.T @ self.G.times(self.weight) if self.narrow is self else self.half.T @ self.half
 
     @cached_property
     def spectrum(self) -> Tensor:
-        """Squared singular values of `W̃`, largest first."""
-        narrow = self.whitened if self.whitened.shape[0] <= self.whitened.shape[1] else self.whitened.T
-        values: Tensor = torch.linalg.eigvalsh(narrow @ narrow.T)
+        """Squared singular values of `G^½ W A^½`, largest first, min(m, n) of them."""
+        if self.narrow is not self:
+            return self.narrow.spectrum
+        values: Tensor = torch.linalg.eigvalsh(self._whitened_gram())
         return values.flip(0).clamp(min=0)
 
+    @cached_property
+    def leading(self) -> Tensor:
+        """On the narrow side: leading right singular vectors of `G^½ W A^½`, all but `REST` of the energy in them."""
+        vectors = _eigen(self._whitened_gram())[1]
+        rest = self.spectrum.flip(0).cumsum(0, dtype=torch.float64).flip(0)
+        return vectors[:, : max(int((rest > REST * rest[0]).sum()), 1)].contiguous()
 
-class Roots:
-    """Roots, taken once of each tensor object: layers that read the same input hold the same `A`."""
+    def _whitened_gram(self) -> Tensor:
+        return self.A.root.T @ self.gram @ self.A.root
+
+    @cached_property
+    def span(self) -> Tensor:
+        """`Y`, n × k, with `Y Yᵀ` what is leading in `Wᵀ G W`, as `leading` has it."""
+        if self.narrow is not self:
+            return self.half.T @ self.narrow.leading
+        leading = self.leading
+        return self.A.back(leading) * self.spectrum[: leading.shape[1]].sqrt()
+
+
+class Known:
+    """One `Factor` for each tensor object: layers that read the same input hold the same `A`, and share its root."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Tensor, Tensor]] = {}
+        self._known: dict[int, Factor] = {}  # which hold the tensors, so that an id stays its own
 
-    def __call__(self, matrix: Tensor) -> Tensor:
-        if id(matrix) not in self._known:
-            self._known[id(matrix)] = (matrix, root(matrix))  # held, so that the id stays its own
-        return self._known[id(matrix)][1]
-
-
-#: Least and largest pivot of a Cholesky factor that is trusted, and of an orthonormal basis found through one.
-PIVOTS = 1e-6
+    def __call__(self, held: Tensor | Sketch) -> Factor:
+        return self._known.setdefault(id(held), Factor(held))
 
 
 def root(matrix: Tensor) -> Tensor:
-    """Lower triangular `L`, `matrix = L Lᵀ`: by Cholesky, or from the `square_root` where that is ill-conditioned."""
+    """Lower triangular `R`, `matrix = R Rᵀ`: by Cholesky, or from the `square_root` where that is ill-conditioned."""
     lower: Tensor
     lower, failed = torch.linalg.cholesky_ex(matrix)
-    if failed or not _well_conditioned(lower):
+    if failed or _nearly_singular(lower.diagonal()):
         lower = torch.linalg.qr(square_root(matrix))[1].T
-    return lower.contiguous()  # one layout, so that roots read from a file give the same to the last bit
-
-
-def _well_conditioned(triangle: Tensor) -> bool:
-    pivots = triangle.diagonal().abs()
-    return not len(pivots) or bool(pivots.min() > PIVOTS * pivots.max())
+    return lower.contiguous()
 
 
 def square_root(matrix: Tensor, floor: float = 1e-12) -> Tensor:
@@ -138,87 +213,107 @@ def square_root(matrix: Tensor, floor: float = 1e-12) -> Tensor:
         ridge = 1e-10 * float(matrix.diagonal().mean())
         values, vectors = torch.linalg.eigh(matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype))
     top = float(values[-1])
-    values = values.clamp(min=floor * top if top > 0 else 1.0)
+    values = values.clamp(min=max(floor, torch.finfo(values.dtype).eps) * top if top > 0 else 1.0)
     symmetric: Tensor = (vectors * values.sqrt()) @ vectors.T
     return symmetric
 
 
-def metric(weight: Tensor, G: Tensor, A: Tensor, root: Callable[[Tensor], Tensor] = root) -> Metric:
-    """A layer in the curvature `G ⊗ A`; with `root=Roots()` layers of one input share the root of their `A`."""
-    return whitened(weight, root(G), root(A))
-
-
-def whitened(weight: Tensor, root_out: Tensor, root_in: Tensor) -> Metric:
-    """The layer in the curvature of these roots."""
-    return Metric(weight, root_out, root_in, root_out.T @ weight @ root_in)
+def metric(
+    weight: Tensor, G: Tensor | Sketch, A: Tensor | Sketch, factor: Callable[[Tensor | Sketch], Factor] = Factor
+) -> Metric:
+    """A layer in the curvature `G ⊗ A`; with `factor=Known()` layers of one input share the root of their `A`."""
+    return Metric(weight, factor(G), factor(A))
 
 
 def class_basis(members: Sequence[Metric], side: Side, columns: int | None = None) -> Tensor:
     """Basis of a class on one side, columns by falling importance: n × columns (`in`) or m × columns (`out`).
 
-    `in`: eigenvectors of `Lᵀ (Σ Wᵀ G W) L`, `Ā = L Lᵀ` the class mean of `A`, mapped back by `L⁻ᵀ`; `out` is its
+    `in`: eigenvectors of `Rᵀ (Σ Wᵀ G W) R`, `Ā = R Rᵀ` the class mean of `A`, mapped back by `R⁻ᵀ`; `out` is its
     mirror. Columns are orthonormal under `Ā`, so leading columns span the best basis of every rank. `columns` is the
     width by default.
     """
     turned = _turned(members, side)
-    lower = turned[0].root_in if _common_root(turned) else root(torch.stack([member.A for member in turned]).mean(0))
-    basis: Tensor = torch.linalg.solve_triangular(lower.T, _directions(turned, lower, columns), upper=True)
-    return basis
+    mean = _mean([member.A for member in turned])
+    columns = len(mean) if columns is None else columns
+    basis = _spanned(turned, mean, columns)
+    if basis is not None and basis.shape[1] == columns:
+        return basis
+    return mean.back(_directions(turned, mean, columns))
 
 
 def _turned(members: Sequence[Metric], side: Side) -> list[Metric]:
     return list(members) if side == "in" else [member.mirror for member in members]
 
 
-def _common_root(turned: Sequence[Metric]) -> bool:
-    """Whether all layers have the very same `A`, as those that read one input do."""
-    return all(member.root_in is turned[0].root_in for member in turned)
+def _directions(turned: Sequence[Metric], mean: Factor, columns: int) -> Tensor:
+    """Leading eigenvectors of `Rᵀ (Σ Wᵀ G W) R`."""
+    gram = turned[0].gram
+    for member in turned[1:]:
+        gram = gram + member.gram
+    return _eigen(mean.root.T @ gram @ mean.root)[1][:, :columns]
 
 
-def _directions(turned: Sequence[Metric], lower: Tensor, columns: int | None) -> Tensor:
-    """Leading eigenvectors of `Lᵀ (Σ Wᵀ G W) L`; from the row space alone where that is smaller and enough."""
-    n = len(lower)
-    columns = n if columns is None else columns
-    rows = sum(len(member.weight) for member in turned)
-    if columns <= rows < n:
-        span, triangle = torch.linalg.qr((torch.cat([member.half for member in turned]) @ lower).T)
-        spanned: Tensor = span @ _eigenvectors(triangle @ triangle.T)[:, :columns]
-        return spanned
-    gram = turned[0].gram if len(turned) == 1 else torch.stack([member.gram for member in turned]).sum(0)
-    return _eigenvectors(lower.T @ gram @ lower)[:, :columns]
+def _spanned(turned: Sequence[Metric], mean: Factor, columns: int) -> Tensor | None:
+    """`class_basis` within what is leading in the members, where that is less than the width; else None.
+
+    With `Y Yᵀ` nearly `Σ Wᵀ G W` it is `Y U Σ⁻¹` by the eigenvectors of `Yᵀ Ā Y = U Σ² Uᵀ`: no root of `Ā`, and no
+    eigenproblem of its size. Fewer than `columns` where no more are numerically independent.
+    """
+    if len(mean) < WIDE:
+        return None
+    spans = [member.span for member in turned]
+    if sum(span.shape[1] for span in spans) >= len(mean):
+        return None
+    Y = torch.cat(spans, 1)
+    values, vectors = _eigen(Y.T @ mean.times(Y))
+    scales = values.clamp(min=0).sqrt()
+    sound = min(columns, int((scales > SMALLEST[scales.dtype] * scales[0]).sum()))
+    return Y @ (vectors[:, :sound] / scales[:sound])
 
 
-def _eigenvectors(matrix: Tensor) -> Tensor:
-    """Eigenvectors of a symmetric matrix, largest eigenvalue first."""
+def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of a symmetric matrix, largest eigenvalue first."""
     try:
-        vectors: Tensor = torch.linalg.eigh(matrix)[1].flip(1)
+        values, vectors = torch.linalg.eigh(matrix)
     except RuntimeError:  # no convergence
-        vectors = torch.linalg.svd(matrix)[0]
-    return vectors
+        vectors, values, _ = torch.linalg.svd(matrix)
+        return values, vectors
+    return values.flip(0), vectors.flip(1)
 
 
 def frames(members: Sequence[Metric], side: Side, columns: int) -> list[Tensor]:
-    """For every layer `L Q`, `Q` the orthonormalised `LᵀB` of the class basis `B` (n × columns): see `damage_in_frame`.
+    """For every layer `A Q`, `Q` the class basis, n × columns, made orthonormal under the layer's own `A`.
 
-    Where the layers read one input the basis is orthonormal for each of them, and nothing has to be solved.
+    Where the layers read one input the basis is so for each of them, and nothing has to be solved. In wide layers there
+    may be fewer columns: further ones would hold next to nothing of any layer.
     """
     turned = _turned(members, side)
-    if _common_root(turned):
-        lower = turned[0].root_in
-        return [lower @ _directions(turned, lower, columns)] * len(turned)
-    basis = class_basis(members, side, columns)
+    mean = _mean([member.A for member in turned])
+    basis = _spanned(turned, mean, columns)
+    if mean is turned[0].A:
+        frame = mean.root @ _directions(turned, mean, columns) if basis is None else mean.times(basis)
+        return [frame] * len(turned)
+    if basis is None:
+        basis = mean.back(_directions(turned, mean, columns))
     return [_frame(member, basis) for member in turned]
 
 
 def _frame(member: Metric, basis: Tensor) -> Tensor:
-    """`A B R⁻¹` with `Bᵀ A B = Rᵀ R`: Gram–Schmidt of `LᵀB` by Cholesky, or by QR where that is ill-conditioned."""
-    image = member.A @ basis
-    triangle, failed = torch.linalg.cholesky_ex(basis.T @ image, upper=True)
-    if failed or not _well_conditioned(triangle):
-        orthonormal: Tensor = torch.linalg.qr(member.root_in.T @ basis)[0]
-        return member.root_in @ orthonormal
+    image, triangle = _orthonormal(member, basis)
+    if triangle is None:
+        return image
     frame: Tensor = torch.linalg.solve_triangular(triangle, image, upper=True, left=False)
     return frame
+
+
+def _orthonormal(member: Metric, basis: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`A B` and `T` with `Bᵀ A B = Tᵀ T`, so that `A B T⁻¹` is a frame; the frame itself and None where `T` is bad."""
+    image = member.A.times(basis)
+    triangle, failed = torch.linalg.cholesky_ex(basis.T @ image, upper=True)
+    if failed or _nearly_singular(triangle.diagonal()):
+        orthonormal: Tensor = torch.linalg.qr(member.A.root.T @ basis)[0]
+        return member.A.root @ orthonormal, None
+    return image, triangle
 
 
 def damage_alone(member: Metric) -> Tensor:
@@ -228,19 +323,23 @@ def damage_alone(member: Metric) -> Tensor:
 
 def damage_in_frame(member: Metric, frame: Tensor, side: Side) -> Tensor:
     """Predicted damage of a layer at every rank `0 … columns` of a one-sided basis, its best coefficients given."""
-    gram = (member if side == "in" else member.mirror).gram
-    return _rest(member, (frame * (gram @ frame)).sum(0))
+    turned = member if side == "in" else member.mirror
+    if len(turned.weight) < len(frame):
+        return _rest(member, (turned.half @ frame).square().sum(0))
+    return _rest(member, (frame * (turned.gram @ frame)).sum(0))
 
 
 def damage_in_frames(member: Metric, left: Tensor, right: Tensor) -> Tensor:
     """Predicted damage at every pair of ranks: `(columns of left + 1) × (columns of right + 1)`."""
     core = (left.T @ member.weight @ right).square()
-    captured = torch.nn.functional.pad(core.cumsum(0).cumsum(1), (1, 0, 1, 0))
-    return captured.mul(-0.5).add(member.energy).clamp(min=0)
+    damage = core.new_zeros(len(core) + 1, core.shape[1] + 1, dtype=torch.float64)
+    torch.cumsum(core.cumsum(0, dtype=torch.float64), 1, out=damage[1:, 1:])
+    return damage.mul_(-0.5).add_(member.energy).clamp_(min=0)
 
 
 def _rest(member: Metric, captured: Tensor) -> Tensor:
-    return torch.cat([captured.new_zeros(1), captured.cumsum(0)]).mul(-0.5).add(member.energy).clamp(min=0)
+    summed = torch.nn.functional.pad(captured.cumsum(0, dtype=torch.float64), (1, 0))
+    return summed.mul(-0.5).add(member.energy).clamp(min=0)
 
 
 def one_sided_damage(member: Metric, basis: Tensor, side: Side) -> Tensor:
@@ -257,21 +356,21 @@ def coefficients(member: Metric, left: Tensor | None, right: Tensor | None) -> T
     """Best coefficients under the layer's own metric: `argmin_S tr(G δ A δᵀ)`, `δ = left S rightᵀ − W` (DESIGN §4)."""
     solved = member.weight
     if left is not None:
-        solved = _least_squares(member.root_out.T @ left, member.root_out.T @ solved)
+        solved = _projected(member.mirror, left, solved)
     if right is not None:
-        solved = _least_squares(member.root_in.T @ right, (solved @ member.root_in).T).T
+        solved = _projected(member, right, solved.T).T
     return solved
 
 
-def _least_squares(matrix: Tensor, values: Tensor) -> Tensor:
-    """The `x` of `matrix x ≈ values`; by singular values, and the smallest, where columns are dependent."""
-    found: Tensor
-    orthonormal, triangle = torch.linalg.qr(matrix)
-    if matrix.shape[1] <= matrix.shape[0] and _well_conditioned(triangle):
-        found = torch.linalg.solve_triangular(triangle, orthonormal.T @ values, upper=True)
-    else:
-        found = torch.linalg.lstsq(matrix, values, driver="gelsd").solution
-    return found
+def _projected(member: Metric, basis: Tensor, matrix: Tensor) -> Tensor:
+    """`argmin_X ‖Rᵀ (basis X − matrix)‖`, `A = R Rᵀ`: normal equations, or least squares where they are bad."""
+    image, triangle = _orthonormal(member, basis)
+    if triangle is None:
+        upper = member.A.root.T
+        found: Tensor = torch.linalg.lstsq(upper @ basis, upper @ matrix, driver="gelsd").solution
+        return found
+    solved: Tensor = torch.cholesky_solve(image.T @ matrix, triangle, upper=True)
+    return solved
 
 
 def factorize(kind: FactoredKind, members: Mapping[str, Metric], rank: int, right_rank: int | None = None) -> Factors:

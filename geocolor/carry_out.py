@@ -9,7 +9,7 @@ import torch
 
 from geocolor import backend
 from geocolor.axes_trust_region import axis_metric, fit_axes, own_basis
-from geocolor.bases import Factors, Metric, Roots, factorize, metric
+from geocolor.bases import Factors, Known, Metric, factorize, metric
 from geocolor.curvature import Curvature, LanczosCurvature
 from geocolor.graph import medoid_basis
 from geocolor.journal import Journal
@@ -32,7 +32,7 @@ def apply(
     """Replace the planned layers by factored ones that share their bases; the rest of the model stays as it is.
 
     A copy of the model is changed unless `inplace`. `metrics` are those of a graph of the same curvature, where there
-    is one: nothing is whitened again. Factors that the `journal` holds are not computed again. Raises
+    is one: what they have computed is used again. Factors that the `journal` holds are not computed again. Raises
     `ValueError` where the plan was made for another model or the curvature misses one of its layers.
     """
     plan.check(model)
@@ -83,9 +83,9 @@ def factorize_plan(
         else:
             members: Mapping[str, Metric] = metrics if metrics is not None else {}
             if metrics is None:
-                roots = Roots()
+                known = Known()
                 members = {
-                    name: metric(weight_of(model, layers[name]).cpu(), curvature.G[name], curvature.A[name], roots)
+                    name: metric(weight_of(model, layers[name]).cpu(), curvature.G[name], curvature.A[name], known)
                     for name in names
                 }
             factors, fits = factorize_class(cls, members, curvature, plan.trust_region, plan.flat_energy or 0.05)

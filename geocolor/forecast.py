@@ -93,13 +93,13 @@ def forecast(
     seconds = {"measure": pace.measured * positions_in(calibration)}
     if calibrated:
         seconds["calibrate"] = work.calibrating()
-    seconds["price"] = work.whitening()
+    seconds["price"] = work.reading()  # what is computed of layers is asked for by the plan
     search = work.search() if searched else 0.0
     seconds["plan"] = search + (pace.pairs if searched and settings.solver != "private" else work.spectra())
     if calibrated:
         looks = settings.rounds if searched and bounded is not None else 0
         seconds["calibrate"] += looks * work.looking()
-        seconds["price"] += looks * work.whitening()
+        seconds["price"] += looks * work.reading()
         seconds["plan"] += looks * (search / len(powers) + pace.pairs / len(powers) if search else work.spectra())
         seconds["verify"] = work.verifying(2 * len(powers) + 2 * looks)
     if test is None:
@@ -130,7 +130,7 @@ def forecast_measuring(
     seconds = {"measure": work.pace.measured * positions_in(calibration)}
     if settings.rounds:
         seconds["calibrate"] = work.calibrating()
-    seconds["price"] = work.whitening() + (work.pace.pairs if pairs else 0.0)
+    seconds["price"] = work.reading() + (work.pace.pairs if pairs else 0.0)
     disk = work.disk(pairs, False, False) + round(work.hulls_on_disk if pairs else 0)
     return Forecast(seconds, 0.0, work.memory(pairs, False, None, False), disk)
 
@@ -166,7 +166,7 @@ def forecast_applying(
     factors = DOUBLE * plan.parameters
     saved = parameter_bytes(model) * plan.kept
     seconds = {
-        "apply": sum(pace.root_in + pace.root_out + pace.product + pace.fit for pace in paces),
+        "apply": sum(pace.fit for pace in paces),
         "save": PICTURE_SECONDS,
     }
     memory = max(peak(), resident() + 2 * factors) + PICTURE_MEMORY
@@ -272,27 +272,18 @@ class _Work:
         """Whether the dense model's outputs are made anew each time."""
         return self.sample * self.pace.outputs > KEPT_OUTPUTS
 
-    def total(self, *pieces: str) -> float:
-        """These pieces of all layers; inputs are shared."""
-        return sum(
-            float(getattr(pace, piece))
-            for name, pace in self.pace.layers.items()
-            for piece in pieces
-            if piece != "root_in" or name in self.firsts
-        )
-
-    def whitening(self) -> float:
-        return self.total("root_in", "root_out", "product")
+    def reading(self) -> float:
+        return sum(pace.read for pace in self.pace.layers.values())
 
     def spectra(self) -> float:
-        return self.total("spectrum")
+        return sum(pace.spectrum for pace in self.pace.layers.values())
 
     def calibrating(self) -> float:
-        return self.settings.rounds * (self.whitening() + self.spectra() + self.looking())
+        return self.settings.rounds * (self.spectra() + self.looking())
 
     def looking(self) -> float:
         """The inputs, the reference, and what is differentiated, which takes three times as long."""
-        return self.total("fit") + (LOOK_PASSES + self.again) * self.sample * self.pace.forward
+        return self.applying() + (LOOK_PASSES + self.again) * self.sample * self.pace.forward
 
     def search(self) -> float:
         """At most so long, and that long where no exact method is done sooner."""
@@ -305,7 +296,7 @@ class _Work:
         return min(limit, self.pace.pairs if linked > EXACT_GROUP_ITEMS else mean * 2.0**linked)
 
     def applying(self) -> float:
-        return sum(pace.root_in + pace.root_out + pace.product + pace.fit for pace in self.pace.layers.values())
+        return sum(pace.fit for pace in self.pace.layers.values())
 
     def verifying(self, candidates: int) -> float:
         passes = (1 + (1 + self.again) * candidates) * self.sample

@@ -15,13 +15,13 @@ import torch
 
 from geocolor import processes
 from geocolor.atomic import write_atomically
-from geocolor.bases import FactoredKind, Metric, Roots, damage_alone, metric
+from geocolor.bases import Factor, FactoredKind, Metric, damage_alone
 from geocolor.curvature import Curvature
 from geocolor.curvature.on_disk import OnDisk
 from geocolor.hull_files import as_tensors, from_tensors
 from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
-from geocolor.metrics import MetricsWithin
+from geocolor.metrics import MetricsWithin, held
 from geocolor.nearest import connected, nearest
 from geocolor.plans import Fingerprint, fingerprint
 from geocolor.progress import bar, track
@@ -37,6 +37,9 @@ PIECE = 32
 #: With more pairs of layers that could share, only layers are priced together that are among so many nearest of each
 #: other (`geocolor.nearest`), and larger classes where they hang together by such pairs.
 MOST_PAIRS, NEAREST = 300, 6
+
+#: Models with layers that are as wide on both sides are priced in single precision.
+SINGLE_FROM = 1024
 
 
 @dataclass(frozen=True)
@@ -335,9 +338,8 @@ def medoid_rank(layer: Layer, rank_fraction: float) -> int:
 
 def medoid_basis(member: Metric, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's own best basis of kind `both`: `U` (m × r), `V` (n × r) of its weighted SVD, orthonormal columns."""
-    left, _, right = torch.linalg.svd(member.whitened, full_matrices=False)
-    U = torch.linalg.solve_triangular(member.root_out.T, left[:, :rank], upper=True)
-    V = torch.linalg.solve_triangular(member.root_in.T, right[:rank].T, upper=True)
+    left, _, right = torch.linalg.svd(member.half @ member.A.root, full_matrices=False)
+    U, V = member.G.back(left[:, :rank]), member.A.back(right[:rank].T)
     return torch.linalg.qr(U)[0], torch.linalg.qr(V)[0]
 
 
@@ -352,7 +354,8 @@ def price(
 ) -> CostGraph:
     """The cost graph of a model under a curvature: every class of its layers can be priced from here on.
 
-    Several powers as `aggregate` are priced together; the graph is that of the first. Where more than `most_pairs`
+    Several powers as `aggregate` are priced together; the graph is that of the first. Damages are summed in double
+    precision; where a layer has `SINGLE_FROM` inputs and outputs, the rest is in single. Where more than `most_pairs`
     pairs of layers could share, only those are priced that have something in common (`geocolor.nearest`). Raises
     `ValueError` for weights that are not finite and for layers whose shape is not the measured one.
     """
@@ -362,11 +365,13 @@ def price(
     aggregates = (aggregate,) if isinstance(aggregate, int | float) else tuple(aggregate)
     if not aggregates or not all(power > 0 for power in aggregates):
         raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
+    wide = any(min(layer.m, layer.n) >= SINGLE_FROM for layer in curvature.layers)
+    dtype = torch.float32 if wide else torch.float64
     metrics: Mapping[str, Metric]
     if isinstance(curvature.A, OnDisk):
-        metrics = MetricsWithin(model, curvature, curvature.A.memory)
+        metrics = MetricsWithin(model, curvature, curvature.A.memory, dtype)
     else:
-        metrics = _metrics(model, curvature, progress)
+        metrics = _metrics(model, curvature, dtype, progress)
     return CostGraph(
         layers=tuple(curvature.layers),
         curvature=curvature,
@@ -379,10 +384,14 @@ def price(
     )
 
 
-def _metrics(model: torch.nn.Module, curvature: Curvature, progress: bool) -> dict[str, Metric]:
+def _metrics(model: torch.nn.Module, curvature: Curvature, dtype: torch.dtype, progress: bool) -> dict[str, Metric]:
     """Of all layers; those that read the same input share the root of their `A`."""
-    metrics, roots = {}, Roots()
-    for layer in track(curvature.layers, "whitening layers", wanted=progress):
-        G, A = curvature.G[layer.name], curvature.A[layer.name]
-        metrics[layer.name] = metric(weight_of(model, layer).cpu(), G, A, roots)
+    metrics: dict[str, Metric] = {}
+    A: dict[str, Factor] = {}
+    for layer in track(curvature.layers, "reading layers", wanted=progress):
+        first = curvature.inputs.get(layer.name, layer.name)
+        if first not in A:
+            A[first] = Factor(held(curvature.A, layer.name, dtype))
+        G = Factor(held(curvature.G, layer.name, dtype))
+        metrics[layer.name] = Metric(weight_of(model, layer, dtype).cpu(), G, A[first])
     return metrics

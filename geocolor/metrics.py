@@ -1,4 +1,6 @@
-"""Layers in their own curvature within a bound of memory: made when asked for, the latest kept, their roots on disk."""
+"""Layers in their own curvature within a bound of memory: made when asked for, those asked for last are kept."""
+
+from __future__ import annotations
 
 import shutil
 import tempfile
@@ -11,32 +13,34 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from geocolor.bases import Metric, root, whitened
+from geocolor.bases import Factor, Metric
 from geocolor.curvature import Curvature
+from geocolor.curvature.sketch import Sketch, Sketchable
 from geocolor.layers import Layer, weight_of
 from geocolor.memory import give_back
 
-#: What a metric holds once it has been priced, as a multiple of what it holds at first (`Metric.gram`, its mirror …).
-GROWN = 2.5
+#: What is computed once of a metric and its mirror, where it has been asked for.
+REMEMBERED = {"gram", "spectrum", "leading"}
 
 
 class MetricsWithin(Mapping[str, Metric]):
     """The metric of every layer of a curvature, at most `memory` bytes of them at a time, but always one.
 
-    The root of a factor is taken once: it is kept in a temporary folder and read from there.
+    `WᵀGW`, `WAWᵀ` and spectra are computed once: of a metric that is let go they are kept in a temporary folder.
     """
 
-    def __init__(self, model: nn.Module, curvature: Curvature, memory: int) -> None:
-        self._model, self._curvature, self._memory = model, curvature, memory
+    def __init__(self, model: nn.Module, curvature: Curvature, memory: int, dtype: torch.dtype = torch.float64) -> None:
+        self._model, self._curvature, self._memory, self._dtype = model, curvature, memory, dtype
         self._folder = Path(tempfile.mkdtemp(prefix="geocolor."))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._kept: OrderedDict[str, Metric] = OrderedDict()
-        self._files: dict[tuple[str, str], Path] = {}
+        self._files: dict[tuple[str, str, str], Path] = {}
+        self._energies: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> Metric:
         if name not in self._kept:
             layer = self._curvature.layer(name)
-            self._make_room(size_of(layer))
+            self._make_room(self._size(name))
             self._kept[name] = self._made(layer)
         self._kept.move_to_end(name)
         return self._kept[name]
@@ -51,34 +55,56 @@ class MetricsWithin(Mapping[str, Metric]):
         return len(self._curvature.layers)
 
     def _make_room(self, needed: int) -> None:
-        while self._kept and needed + sum(map(size_of, map(self._curvature.layer, self._kept))) > self._memory:
-            self._kept.popitem(last=False)
+        while self._kept and needed + sum(map(self._size, self._kept)) > self._memory:
+            self._remember(*self._kept.popitem(last=False))
             give_back()
 
-    def _made(self, layer: Layer) -> Metric:
-        return whitened(weight_of(self._model, layer).cpu(), self._root("G", layer.name), self._shared_root(layer))
+    def _size(self, name: str) -> int:
+        return size_of(self._curvature.layer(name), self._dtype)
 
-    def _shared_root(self, layer: Layer) -> Tensor:
-        """The very root that another layer of the same input holds, where one is in memory."""
+    def _remember(self, name: str, metric: Metric) -> None:
+        for side, turned in (("in", metric), ("out", metric.mirror)):
+            for what in REMEMBERED & turned.__dict__.keys():
+                if (key := (side, what, name)) not in self._files:
+                    path = self._folder / f"{len(self._files)}.safetensors"
+                    save_file({what: turned.__dict__[what].contiguous()}, path)
+                    self._files[key] = path
+        if "energy" in metric.narrow.__dict__:
+            self._energies[name] = metric.energy
+
+    def _made(self, layer: Layer) -> Metric:
+        weight = weight_of(self._model, layer, self._dtype).cpu()
+        metric = Metric(weight, self._factor(self._curvature.G, layer.name), self._shared(layer))
+        for side, turned in (("in", metric), ("out", metric.mirror)):
+            for what in REMEMBERED:
+                if (path := self._files.get((side, what, layer.name))) is not None:
+                    turned.__dict__[what] = load_file(path)[what]
+        if layer.name in self._energies:
+            metric.narrow.__dict__["energy"] = self._energies[layer.name]
+        return metric
+
+    def _factor(self, factors: Mapping[str, Tensor], name: str) -> Factor:
+        return Factor(held(factors, name, self._dtype))
+
+    def _shared(self, layer: Layer) -> Factor:
+        """The very `A` that another layer of the same input holds, where one is in memory."""
         inputs = self._curvature.inputs
         for name, metric in self._kept.items():
             if inputs[name] == inputs[layer.name]:
-                return metric.root_in
-        return self._root("A", inputs[layer.name], layer.name)
-
-    def _root(self, side: str, name: str, of: str | None = None) -> Tensor:
-        """The root of the factor of layer `of`, under the name of its group."""
-        if (side, name) not in self._files:
-            factors = self._curvature.A if side == "A" else self._curvature.G
-            path = self._folder / f"{len(self._files)}.safetensors"
-            taken = root(factors[of or name])
-            save_file({"root": taken}, path)
-            self._files[side, name] = path
-            return taken
-        found: Tensor = load_file(self._files[side, name])["root"]
-        return found
+                return metric.A
+        return self._factor(self._curvature.A, layer.name)
 
 
-def size_of(layer: Layer) -> int:
-    """Bytes that a layer's metric comes to hold."""
-    return round(GROWN * torch.float64.itemsize * (2 * layer.m * layer.n + layer.m**2 + layer.n**2))
+def size_of(layer: Layer, dtype: torch.dtype = torch.float64) -> int:
+    """Bytes that a layer's metric comes to hold: `W`, `A`, `G`; of sides that are not the wider one roots and grams."""
+    m, n = layer.m, layer.n
+    sides = m * m * (3 if m <= n else 1) + n * n * (3 if n <= m else 1)
+    return dtype.itemsize * (sides + min(m, n) ** 2 + (3 if m != n else 2) * m * n)
+
+
+def held(factors: Mapping[str, Tensor], name: str, dtype: torch.dtype = torch.float64) -> Tensor | Sketch:
+    """The factor of a layer: a sketch where there is one."""
+    if isinstance(factors, Sketchable) and factors.rank(name) is not None:
+        sketch = factors.sketch(name)
+        return Sketch(sketch.low.to(dtype), sketch.diagonal.to(dtype), sketch.outside)
+    return factors[name].to(dtype)

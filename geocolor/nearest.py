@@ -65,7 +65,7 @@ def connected(near: NDArray[np.bool_], group: Sequence[int]) -> bool:
 
 
 def _alike(names: Sequence[str], metrics: Mapping[str, Metric], side: Side, seed: int) -> NDArray[np.float64]:
-    """Cosines of the sketches `Ωᵀ Wᵀ G W Ω` (or its mirror) of all pairs, `Ω` drawn under the mean `A` of that side.
+    """Cosines of the sketches `Ωᵀ Wᵀ G W Ω` (or its mirror) of all pairs, `Ω` drawn under the mean factor of that side.
 
     One layer is asked for at a time, so that the others need not be in memory.
     """
@@ -73,18 +73,17 @@ def _alike(names: Sequence[str], metrics: Mapping[str, Metric], side: Side, seed
     def turned(name: str) -> Metric:
         return metrics[name] if side == "in" else metrics[name].mirror
 
-    lower = turned(names[0]).root_in
-    width, mean = len(lower), torch.zeros_like(lower)
-    for name in names:
-        lower = turned(name).root_in
-        mean.addmm_(lower, lower.T, alpha=1 / len(names))
+    mean = turned(names[0]).A.matrix / len(names)
+    for name in names[1:]:
+        mean += turned(name).A.matrix / len(names)
+    width = len(mean)
     drawn = torch.randn(width, min(WIDTH, width), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    directions: Tensor = root(mean) @ drawn
+    directions: Tensor = root(mean) @ drawn.to(mean)
     sketches = []
     for name in names:
         member = turned(name)
-        seen = member.root_out.T @ (member.weight @ directions)
-        sketch = (seen.T @ seen).flatten()
+        seen = member.weight @ directions
+        sketch = (seen.T @ (member.G.times(seen))).flatten()
         sketches.append(sketch / sketch.norm().clamp(min=1e-300))
     stacked = torch.stack(sketches)
     cosines: NDArray[np.float64] = (stacked @ stacked.T).numpy()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from geocolor.bases import Metric, Roots, damage_alone, factorize, metric, root
+from geocolor.bases import Factor, Known, Metric, damage_alone, factorize, metric
 from geocolor.curvature import accumulate, finish
 from geocolor.curvature.windows import input_groups, windows
 from geocolor.graph import MOST_PAIRS, NEAREST
@@ -39,11 +39,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LayerPace:
-    """Seconds for one layer: square roots of A and G, `W̃` from them, its spectrum, and its factors at the budget."""
+    """Seconds for one layer: reading it, its spectrum, and its factors at the budget, these from nothing computed."""
 
-    root_in: float
-    root_out: float
-    product: float
+    read: float
     spectrum: float
     fit: float
 
@@ -174,7 +172,7 @@ class KnownFactors:
     made: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def of(self, layer: Layer) -> tuple[Tensor, Tensor]:
-        """The part of A and G that is timed; whole ones are the very tensors, so that roots are shared."""
+        """The part of A and G that is timed; whole ones are the very tensors, so that `Known` knows them."""
         m, n, _ = _part(layer)
         A = self.A.get(layer.name) if layer.name in self.A else self._made(self.inputs[layer.name], n)
         G = self.G.get(layer.name) if layer.name in self.G else self._made("", m)
@@ -189,10 +187,10 @@ class KnownFactors:
         return self.made[name, size]
 
 
-def _member(model: nn.Module, layer: Layer, factors: KnownFactors, roots: Roots) -> Metric:
+def _member(model: nn.Module, layer: Layer, factors: KnownFactors, factor: Known | type[Factor]) -> Metric:
     m, n, _ = _part(layer)
     A, G = factors.of(layer)
-    return metric(weight_of(model, layer)[:m, :n].cpu(), G, A, roots)
+    return metric(weight_of(model, layer)[:m, :n].cpu(), G, A, factor)
 
 
 def layer_paces(
@@ -208,15 +206,11 @@ def layer_paces(
 
 def _layer_pace(model: nn.Module, layer: Layer, factors: KnownFactors, keep: float, timer: Timer) -> LayerPace:
     m, n, times = _part(layer)
-    A, G = factors.of(layer)
-    root_in, _ = _timed(timer, partial(root, A))
-    root_out, _ = _timed(timer, partial(root, G))
-    both, member = _timed(timer, lambda: _member(model, layer, factors, Roots()))
+    read, member = _timed(timer, lambda: _member(model, layer, factors, Factor))
     spectrum, _ = _timed(timer, lambda: damage_alone(member))
     rank = min(max(1, int(keep * m * n / (m + n))), min(m, n) - 1)
-    fit, _ = _timed(timer, lambda: factorize("in", {layer.name: member}, rank))
-    product = max(both - root_in - root_out, 0.0)
-    return LayerPace(*(times * each for each in (root_in, root_out, product, spectrum, fit)))
+    fit, _ = _timed(timer, lambda: factorize("in", {layer.name: _member(model, layer, factors, Factor)}, rank))
+    return LayerPace(read * times ** (2 / 3), times * spectrum, times * fit)
 
 
 def _pairs(
@@ -235,14 +229,14 @@ def _pairs(
                 same = factors.inputs[one.name] == factors.inputs[other.name]
                 found.setdefault((*sorted([(one.m, one.n), (other.m, other.n)]), same), []).append((other, one))
     kinds = sorted(found.values(), key=lambda pairs: len(pairs) * _size(pairs[0]), reverse=True)
-    roots, seconds, points, work = Roots(), 0.0, 0.0, 0.0
+    known, seconds, points, work = Known(), 0.0, 0.0, 0.0
     for pairs in kinds[:MOST_KINDS]:
         shapes = [_part(layer) for layer in pairs[0]]
         parts = [
             Layer(layer.name, m, n, layer.form if times == 1 else "linear", layer.geometry if times == 1 else ())
             for layer, (m, n, times) in zip(pairs[0], shapes, strict=True)
         ]
-        members = [_member(model, layer, factors, roots) for layer in pairs[0]]
+        members = [_member(model, layer, factors, known) for layer in pairs[0]]
         price = partial(options, parts, members, settings.kinds, powers)
         first, _ = _timed(timer, price)  # what layers remember is computed with the first pair that they are in
         again, priced = _timed(timer, partial(_hulls, price))

@@ -43,7 +43,7 @@ def by_effective_rank(graph: CostGraph, groups: Sequence[Group], keep: float) ->
 def effective_rank(graph: CostGraph, group: Group) -> float:
     """`exp` of the entropy of the normalised squared singular values of the class in its inputs' metric."""
     members = graph.members(group)
-    root = torch.stack([member.A for member in members]).mean(0)
+    root = torch.stack([member.A.matrix for member in members]).mean(0)
     weights = torch.cat([member.weight for member in members])
     energies = torch.linalg.eigvals(root @ (weights.T @ weights)).real.clamp(min=0)
     shares = energies / energies.sum()

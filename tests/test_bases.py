@@ -7,15 +7,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from geocolor.bases import (
+    REST,
+    Known,
     Metric,
+    Side,
     class_basis,
+    damage_alone,
+    damage_in_frame,
     factorize,
+    frames,
     metric,
     one_sided_damage,
     root,
     square_root,
     two_sided_damage,
 )
+from geocolor.curvature.sketch import Sketch
 
 sizes = st.integers(2, 6)
 seeds = st.integers(0, 2**16)
@@ -75,7 +82,7 @@ def test_two_sided_damage_is_that_of_the_factors(seed: int, m: int, n: int, coun
 def test_a_layer_alone_does_as_little_damage_as_any_matrix_of_its_rank_can(seed: int, m: int, n: int) -> None:
     [(W, G, A)] = members(seed, m, n, 1)
     alone = metric(W, G, A)
-    values = torch.linalg.svdvals(alone.whitened).square()
+    values = torch.linalg.svdvals(alone.G.root.T @ W @ alone.A.root).square()
     for side, width in (("in", n), ("out", m)):
         curve = one_sided_damage(alone, class_basis([alone], side), side)  # type: ignore[arg-type]
         for rank in range(width + 1):
@@ -153,3 +160,88 @@ def test_a_root_is_triangular_and_gives_the_matrix_back_even_where_that_is_singu
         assert torch.equal(lower, lower.tril())
         torch.testing.assert_close(lower @ lower.T, each, atol=1e-9 * float(each.abs().max()), rtol=1e-9)
     assert float(root(singular).diagonal().abs().min()) > 0
+
+
+def falling(seed: int, m: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A layer most of whose energy lies in few directions."""
+    [(W, G, A)] = members(seed, m, n, 1)
+    generator = torch.Generator().manual_seed(seed)
+    W = W @ (torch.randn(n, 3, generator=generator, dtype=torch.float64) @ torch.randn(3, n, dtype=torch.float64))
+    return W + 1e-3 * torch.randn(m, n, generator=generator, dtype=torch.float64), G, A
+
+
+@pytest.mark.parametrize(("m", "n"), [(24, 24), (24, 16), (16, 24)])
+@pytest.mark.parametrize("side", ["in", "out"])
+def test_what_is_leading_in_the_layers_prices_a_class_as_all_of_it_does(
+    m: int, n: int, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    metrics = [metric(*falling(seed, m, n)) for seed in (1, 2)]
+    width = n if side == "in" else m
+    whole = frames(metrics, side, width - 1)
+    monkeypatch.setattr("geocolor.bases.WIDE", 1)
+    few = frames(metrics, side, width - 1)
+    assert few[0].shape[1] < whole[0].shape[1]
+    assert class_basis(metrics, side, width - 1).shape[1] == width - 1
+    for each, leading, frame in zip(metrics, few, whole, strict=True):
+        expected, found = damage_in_frame(each, frame, side), damage_in_frame(each, leading, side)
+        torch.testing.assert_close(found, expected[: len(found)], rtol=0, atol=REST * each.energy)
+
+
+def test_layers_of_one_input_share_a_basis_of_what_is_leading(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    known, [(W, G, A), (V, H, _)] = Known(), [falling(seed, 24, 24) for seed in (1, 2)]
+    pair = [metric(W, G, A, known), metric(V, H, A, known)]
+    assert pair[0].A is pair[1].A
+    monkeypatch.setattr("geocolor.bases.WIDE", 1)
+    one, other = frames(pair, "in", 5)
+    assert one is other
+    torch.testing.assert_close(one.T @ torch.linalg.solve(A, one), torch.eye(5, dtype=torch.float64))
+
+
+def test_a_sketched_factor_prices_as_the_matrix_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("geocolor.bases.WIDE", 1)
+    sketches = [Sketch(torch.randn(24, 4).double(), torch.rand(24).double() + 0.1) for _ in range(2)]
+    layers = [falling(seed, 12, 24)[:2] for seed in (1, 2)]
+    sketched = [metric(W, G, sketch) for (W, G), sketch in zip(layers, sketches, strict=True)]
+    dense = [metric(W, G, sketch.dense()) for (W, G), sketch in zip(layers, sketches, strict=True)]
+    for one, other in zip(sketched, dense, strict=True):
+        assert one.energy == pytest.approx(other.energy)
+        torch.testing.assert_close(one.spectrum, other.spectrum)
+    for side in ("in", "out"):
+        curves = [damage_in_frame(x, f, side) for x, f in zip(sketched, frames(sketched, side, 5), strict=True)]  # type: ignore[arg-type]
+        expected = [damage_in_frame(x, f, side) for x, f in zip(dense, frames(dense, side, 5), strict=True)]  # type: ignore[arg-type]
+        torch.testing.assert_close(torch.stack(curves), torch.stack(expected))
+
+
+def test_no_root_is_taken_of_a_wide_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr("geocolor.bases.WIDE", 1)
+    wide = [metric(*falling(seed, 8, 24)) for seed in (1, 2)]
+    for each in wide:
+        damage_alone(each)
+    for side in ("in", "out"):
+        frames(wide, side, 5)  # type: ignore[arg-type]
+        factorize(side, {"a": wide[0], "b": wide[1]}, 5)  # type: ignore[arg-type]
+    assert all("root" not in each.A.__dict__ and "root" in each.G.__dict__ for each in wide)
+
+
+def test_single_precision_prices_nearly_alike() -> None:
+    torch.manual_seed(0)
+    double = [metric(*part) for part in members(3, 40, 40, 2)]
+    single = [metric(x.weight.float(), x.G.matrix.float(), x.A.matrix.float()) for x in double]
+    for side in ("in", "out"):
+        found = [damage_in_frame(x, f, side) for x, f in zip(single, frames(single, side, 30), strict=True)]  # type: ignore[arg-type]
+        expected = [damage_in_frame(x, f, side) for x, f in zip(double, frames(double, side, 30), strict=True)]  # type: ignore[arg-type]
+        for one, other, each in zip(found, expected, double, strict=True):
+            assert one.dtype == torch.float64
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-4 * each.energy)
+
+
+def test_the_mirror_of_a_mirror_is_the_layer_itself() -> None:
+    [part] = members(0, 5, 3, 1)
+    layer = metric(*part)
+    assert layer.mirror.mirror is layer
+    assert layer.mirror.narrow is layer
+    assert layer.mirror.energy == layer.energy
