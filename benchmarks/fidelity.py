@@ -10,6 +10,7 @@ plans and prices; test data is only looked at. Results are written after every p
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,7 @@ from geocolor.budget import Allocation, Group, UnreachableError, allocate
 from geocolor.calibration import calibrate
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, measure
-from geocolor.divergence import divergence_of
+from geocolor.divergence import divergence_of, few
 from geocolor.graph import CostGraph, price
 from geocolor.habits import neighbours, private, readers_of_norms
 from geocolor.layers import find_layers, weight_of
@@ -48,7 +49,7 @@ class Arguments:
 
     data: Path = Path("../shared/bench")
     """Folder with stories260K/, kwt1/, sts/ and text/; the embedded model needs none."""
-    only: tuple[Name, ...] = ("stories260K", "kwt1", "embedded")
+    only: tuple[Name, ...] = ("stories260K", "kwt1", "resnet56", "embedded", "minilm")
     """Models to run."""
     keep: tuple[float, ...] = (0.9, 0.8, 0.7, 0.5)
     """Fractions of the parameters in scope to keep."""
@@ -140,7 +141,7 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
         subject = SUBJECTS[name](arguments.data)
         model, loss = subject.model.eval(), subject.loss
         step = max(len(subject.test) // arguments.test_batches, 1)
-        test = subject.test[::step][: arguments.test_batches]
+        test = few(subject.test[::step][: arguments.test_batches], loss, model, sys.maxsize, sys.maxsize)
         bare: Curvature | None = None
         for keep in arguments.keep:
             done = {row["plan"] for row in rows if (row["model"], row["keep"]) == (name, keep)}
@@ -158,7 +159,7 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
                 if title in done or shape in seen:
                     continue
                 seen.add(shape)
-                smaller = apply(model, made, curvature)
+                smaller = apply(model, made, curvature, metrics=graph.metrics)
                 by_layer = predicted(model, smaller, curvature)
                 row = {
                     "model": name,
