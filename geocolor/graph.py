@@ -38,8 +38,9 @@ PIECE = 32
 #: other (`geocolor.nearest`), and larger classes where they hang together by such pairs.
 MOST_PAIRS, NEAREST = 300, 6
 
-#: Models with layers that are as wide on both sides are priced in single precision.
-SINGLE_FROM = 1024
+#: Models with layers that are as wide on both sides are priced in single precision, and only so many nearest layers of
+#: each together. Plans of three blocks of the embedded model, so priced, are the same at keep 0.8 and 0.5.
+WIDE, NEAREST_WIDE = 1024, 2
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ class CostGraph:
         if not self._near:
             many = int(np.triu(self.compatible(), 1).sum()) > self.most_pairs
             inputs = self.curvature.inputs
-            self._near.append(nearest(self.layers, self.metrics, self.kinds, NEAREST, inputs) if many else None)
+            each = nearest_of_each(self.layers)
+            self._near.append(nearest(self.layers, self.metrics, self.kinds, each, inputs) if many else None)
         return self._near[0]
 
     def priced_together(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
@@ -330,6 +332,16 @@ class CostGraph:
             raise ValueError(f"{path}: a cost graph is written as .graphml or .json")
 
 
+def wide(layers: Sequence[Layer]) -> bool:
+    """Whether a layer has `WIDE` inputs and outputs."""
+    return any(min(layer.m, layer.n) >= WIDE for layer in layers)
+
+
+def nearest_of_each(layers: Sequence[Layer]) -> int:
+    """How many nearest layers of each are priced with it on either side, where not all are."""
+    return NEAREST_WIDE if wide(layers) else NEAREST
+
+
 def medoid_rank(layer: Layer, rank_fraction: float) -> int:
     """Rank of a candidate basis: at least 1, below both widths."""
     smaller = min(layer.m, layer.n)
@@ -355,7 +367,7 @@ def price(
     """The cost graph of a model under a curvature: every class of its layers can be priced from here on.
 
     Several powers as `aggregate` are priced together; the graph is that of the first. Damages are summed in double
-    precision; where a layer has `SINGLE_FROM` inputs and outputs, the rest is in single. Where more than `most_pairs`
+    precision; where layers are `wide`, the rest is in single. Where more than `most_pairs`
     pairs of layers could share, only those are priced that have something in common (`geocolor.nearest`). Raises
     `ValueError` for weights that are not finite and for layers whose shape is not the measured one.
     """
@@ -365,8 +377,7 @@ def price(
     aggregates = (aggregate,) if isinstance(aggregate, int | float) else tuple(aggregate)
     if not aggregates or not all(power > 0 for power in aggregates):
         raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
-    wide = any(min(layer.m, layer.n) >= SINGLE_FROM for layer in curvature.layers)
-    dtype = torch.float32 if wide else torch.float64
+    dtype = torch.float32 if wide(curvature.layers) else torch.float64
     metrics: Mapping[str, Metric]
     if isinstance(curvature.A, OnDisk):
         metrics = MetricsWithin(model, curvature, curvature.A.memory, dtype)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from geocolor.bases import Factor, Known, Metric, damage_alone, factorize, metric
 from geocolor.curvature import accumulate, finish
 from geocolor.curvature.windows import input_groups, windows
-from geocolor.graph import MOST_PAIRS, NEAREST
+from geocolor.graph import MOST_PAIRS, nearest_of_each
 from geocolor.layers import Layer, weight_of
 from geocolor.losses import Batch, Loss, device_of, move
 from geocolor.memory import forget_peak, peak, resident
@@ -26,8 +26,8 @@ from geocolor.rate_distortion import Options, can_share, options
 #: Wider matrices are timed in part, and scaled by the cube of the width.
 WIDEST = 1024
 
-#: Where only pairs of near layers are priced: how many times `NEAREST` there are for each layer, on its two sides, most
-#: of them near in both directions.
+#: Where only pairs of near layers are priced: how many times `nearest_of_each` there are for each layer, on its two
+#: sides, most of them near in both directions.
 NEAREST_OF_EACH = 1.5
 
 #: Kinds of pairs that are timed, those that take longest first; the others are scaled from them.
@@ -247,7 +247,7 @@ def _pairs(
     rest = sum(len(pairs) * _size(pairs[0]) for pairs in kinds[MOST_KINDS:])
     count = sum(map(len, kinds))
     timed = sum(map(len, kinds[:MOST_KINDS]))
-    part = 1.0 if count <= MOST_PAIRS else min(1.0, NEAREST_OF_EACH * NEAREST * len(layers) / count)
+    part = 1.0 if count <= MOST_PAIRS else min(1.0, NEAREST_OF_EACH * nearest_of_each(layers) * len(layers) / count)
     whole = seconds * (1 + rest / work) if work else 0.0
     return part * whole, round(part * count), points / timed if timed else 0.0
 

@@ -20,6 +20,9 @@ from geocolor.bases import FactoredKind, Metric, Side, damage_alone, damage_in_f
 from geocolor.layers import Layer
 from geocolor.plans import Kind
 
+#: A class of kind `both` has two ranks; of wide layers so many of each are priced.
+MOST_RANKS = 256
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -205,13 +208,20 @@ def _shared(
             points.append((total, rank * (width + own), operations, side, rank, np.zeros_like(rank)))
     if "both" in kinds and len(found) == 2:
         pairs = zip(members, found["out"], found["in"], strict=True)
-        total = _totals((damage_in_frames(member, left, right) for member, left, right in pairs), powers)[:, 1:, 1:]
-        r, s = np.meshgrid(np.arange(1, total.shape[1] + 1), np.arange(1, total.shape[2] + 1), indexing="ij")
+        left, right = (_ranks(found[side][0].shape[1]) for side in ("out", "in"))
+        damages = (damage_in_frames(member, *both)[left][:, right] for member, *both in pairs)
+        total = _totals(damages, powers)
+        r, s = np.meshgrid(left, right, indexing="ij")
         parameters = first.m * r + first.n * s + len(members) * r * s
         worth = parameters <= dense
         operations = load * (first.m * r + r * s) + inputs * first.n * s
         points.append((total[:, worth], parameters[worth], operations[worth], "both", r[worth], s[worth]))
     return points
+
+
+def _ranks(most: int) -> Integers:
+    """Ranks of one side of `both`: all up to `most`, or `MOST_RANKS` of them at equal distances."""
+    return np.arange(1, most + 1, max(1, -(-most // MOST_RANKS)), dtype=np.int64)
 
 
 def _totals(damages: Iterable[torch.Tensor], powers: Sequence[float]) -> Floats:

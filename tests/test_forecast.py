@@ -140,7 +140,7 @@ def test_of_too_many_pairs_only_near_ones_are_foreseen(
     ticks = iter(range(10**6))
     every = forecast_measuring(network, batches, Settings(keep=0.8), timer=lambda: next(ticks))
     monkeypatch.setattr("geocolor.pace.MOST_PAIRS", 3)
-    monkeypatch.setattr("geocolor.pace.NEAREST", 1)
+    monkeypatch.setattr("geocolor.graph.NEAREST", 1)
     near = forecast_measuring(network, batches, Settings(keep=0.8), timer=lambda: next(ticks))
     assert near.seconds["price"] < every.seconds["price"]
     assert near.seconds["measure"] == every.seconds["measure"]

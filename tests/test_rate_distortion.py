@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from geocolor.bases import metric
 from geocolor.graph import CostGraph
 from geocolor.layers import Layer
-from geocolor.rate_distortion import Options, can_share
+from geocolor.rate_distortion import Options, can_share, options
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 100)), min_size=1, max_size=40), st.floats(0, 50))
@@ -47,3 +49,18 @@ def test_kinds_are_limited_to_sides_that_agree() -> None:
     assert not can_share((q, v), "out")
     assert not can_share((q, v), "both")
     assert not can_share((q, conv), "in")
+
+
+def test_of_wide_layers_some_ranks_of_both_sides_are_priced(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = [Layer(name, 12, 10, "linear") for name in "ab"]
+    identity = [torch.eye(size, dtype=torch.float64) for size in (12, 10)]
+    members = [metric(torch.randn(12, 10, dtype=torch.float64), *identity) for _ in layers]
+    every = options(layers, members, ("both",), (1.0,))[1.0, 0.0]
+    monkeypatch.setattr("geocolor.rate_distortion.MOST_RANKS", 3)
+    some = options(layers, members, ("both",), (1.0,))[1.0, 0.0]
+    known = {(each.rank, each.right_rank): each.damage for each in (every[i] for i in range(len(every)))}
+    assert 0 < len(some) < len(every)
+    assert {each.rank for each in (some[i] for i in range(len(some)))} <= {1, 4, 7, 10}
+    for each in (some[i] for i in range(len(some))):
+        assert known.get((each.rank, each.right_rank), each.damage) == pytest.approx(each.damage)
