@@ -46,9 +46,21 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.float32) -> tuple[
             f"no model {str(source)!r}: neither a folder here nor a model that the hub gives ({_first_line(error)}); "
             "pass a folder saved with save_pretrained, a hub name, or module:function"
         ) from error
-    named = (getattr(config, "architectures", None) or [""])[0]
-    model_class = getattr(transformers, named, transformers.AutoModel)
-    model = model_class.from_pretrained(source, dtype=dtype)
+    except Exception as error:  # what configurations raise for odd settings has no common type
+        raise ValueError(
+            f"{source}: its config.json makes no sense ({_first_line(error)}): damaged? Save or download it again"
+        ) from error
+    try:
+        model = _class_named(config).from_pretrained(source, dtype=dtype)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # nor has what models raise for odd settings and damaged weights
+        if isinstance(error, ValueError) and str(source) in str(error):
+            raise
+        raise ValueError(
+            f"{source}: the model cannot be loaded ({_first_line(error)}): damaged, or settings and weights of "
+            "different models? Save or download it again"
+        ) from error
     return model.eval(), _load_tokenizer(source)
 
 
@@ -157,6 +169,15 @@ def _callable(source: str | Path) -> Callable[[], Any] | None:
     return function  # type: ignore[no-any-return]
 
 
+def _class_named(config: Any) -> Any:
+    """The class that the config names, where transformers has it."""
+    names = getattr(config, "architectures", None)
+    found = getattr(transformers, names[0], None) if isinstance(names, list) and names and names[0] else None
+    return (
+        found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else transformers.AutoModel
+    )
+
+
 def _looks_local(source: str | Path) -> bool:
     text = str(source)
     return isinstance(source, Path) or Path(text).exists() or text.startswith((".", "/", "~")) or text.count("/") > 1
@@ -198,8 +219,15 @@ def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
         entry = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {number}: not JSON ({error.msg}, column {error.colno}); repair it") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
+        raise ValueError(f"{path}, line {number}: no JSON that can be read ({error}); repair it") from error
     if not isinstance(entry, dict) or not isinstance(entry.get("text"), str):
         raise ValueError(f'{path}, line {number}: no string under "text"; write {{"text": "…"}} on every line')
+    if any("\ud800" <= character <= "\udfff" for character in entry["text"]):
+        raise ValueError(f'{path}, line {number}: half a surrogate pair in "text", which is no character; repair it')
+    label = entry.get("label")
+    if isinstance(label, int) and abs(label) >= 2**31:
+        raise ValueError(f"{path}, line {number}: label {label!r:.20} is no number of a class; repair it")
     return entry
 
 

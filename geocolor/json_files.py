@@ -1,6 +1,7 @@
 """JSON from strangers: decoded within limits, or refused in a sentence that names the file."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def read_json(file: Path, remedy: str) -> Any:
 def parse_json(text: str | bytes, source: str, remedy: str) -> Any:
     """The document in `text`; `source` names it in errors."""
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=_each_once)
         deep = _deeper_than(document, MOST_DEPTH)
     except RecursionError:
         deep = True
@@ -32,6 +33,14 @@ def parse_json(text: str | bytes, source: str, remedy: str) -> Any:
     if deep:
         raise ValueError(f"{source} is nested more than {MOST_DEPTH} deep, which nothing here writes. {remedy}")
     return document
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r:.80} is there twice")
+    return found
 
 
 def _deeper_than(document: Any, most: int) -> bool:

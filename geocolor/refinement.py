@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import AllowInfNan
+from pydantic import AllowInfNan, Field
 from torch import Tensor, nn
 
 from geocolor.backend import factored_layers
@@ -380,7 +380,7 @@ class _Header(Frozen):
     best_step: Count
     best: Loose
     looks_since: Count
-    trace: tuple[tuple[Count, Loose, Loose], ...]
+    trace: tuple[tuple[Count, Loose, Loose], ...] = Field(min_length=1)
 
 
 def _resume(
@@ -398,6 +398,8 @@ def _resume(
             f"{path} is the checkpoint of another run: its {odd[0]} is {header.run.get(odd[0])!r:.80}, not "
             f"{run[odd[0]]!r}; remove it to begin anew, or repeat the command it was made by"
         )
+    if not header.best_step <= header.step <= run["steps"]:
+        raise ValueError(f"{path} does not fit: it is at step {header.step} of {run['steps']}; remove it")
     for name, parameter in trained.items():
         for what in ("now", "best", "first", "second"):
             found = tensors.get(f"{what}/{name}")

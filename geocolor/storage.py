@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,10 @@ WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 PLAN_FILE = "geocolor.json"
 CONFIG_FILE = "config.json"
+
+_DEPTH = re.compile("layers?$|depth|blocks?$")
+MOST_UNSEEN_LAYERS = 1000
+"""Layers that a config may name although the weights hold fewer tensors: some settings count layers there are not."""
 
 
 class SavesItself(Protocol):
@@ -75,9 +80,18 @@ def load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: str
 
     For a transformers model pass None, or the class to load. For any other module pass the dense model (a changed
     copy is returned; its values do not matter) or a function that builds it. Raises `FileNotFoundError` where nothing
-    is there, `ValueError` with a sentence where files are damaged or belong to another model.
+    is there, `ValueError` with a sentence that names the file or folder where it is damaged or of another model.
     """
     path = Path(path)
+    try:
+        return _load(model_or_factory, path)
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Path) -> nn.Module:
     if _is_transformers_folder(path):
         return _load_transformers(model_or_factory, path)
     document = _read_json(path / PLAN_FILE, path)
@@ -212,6 +226,7 @@ def _load_transformers(wanted: Any, path: Path) -> nn.Module:
         shards = [WEIGHTS_FILE]
     for shard in shards:
         _check_weights(path / shard)
+    _check_depth(config, sum(_tensors_in(path / shard) for shard in shards), path / CONFIG_FILE)
     try:
         model, info = loader.from_pretrained(path, output_loading_info=True)
     except ValueError:
@@ -230,6 +245,20 @@ def _load_transformers(wanted: Any, path: Path) -> nn.Module:
     return loaded
 
 
+def _check_depth(config: Any, tensors: int, file: Path) -> None:
+    """Raise `ValueError` where a config announces so many layers that building them alone would take for ever."""
+    holders: list[tuple[str, Any]] = [("", config)]
+    for name, holder in holders:
+        entries = holder.items() if isinstance(holder, dict) else ((name, entry) for entry in holder)
+        for key, value in entries:
+            if isinstance(value, dict | list):
+                holders.append((key, value))
+            elif isinstance(value, int) and _DEPTH.search(key) and value > max(MOST_UNSEEN_LAYERS, tensors):
+                raise ValueError(
+                    f"{file}: {key!r} is {value!r:.30}, but the weights hold only {tensors} tensors; damaged?"
+                )
+
+
 def _shards(index: Any, file: Path) -> list[str]:
     """The names of the files that hold the weights; each lies in the folder itself."""
     names = index.get("weight_map") if isinstance(index, dict) else None
@@ -245,6 +274,11 @@ def _missing_factors(model: nn.Module, missing: set[str]) -> list[str]:
     """A head of another class may be new; a factor may not."""
     prefixes = tuple(f"{name}." for name in factored_layers(model))
     return sorted(key for key in missing if key.startswith(prefixes))
+
+
+def _tensors_in(file: Path) -> int:
+    with safetensors.safe_open(file, framework="pt") as opened:
+        return len(opened.keys())
 
 
 def _check_weights(file: Path) -> None:

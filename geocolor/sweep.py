@@ -45,7 +45,7 @@ def sweep(
     _write_results(folder, rows, digests)
     for done, (key, row) in enumerate((_by_ray if ray else _here)(pending, work, ray), start=1):
         rows[key] = row
-        document = {"cell": by_digest[key], "row": row}
+        document = {"cell": by_digest[key], "row": row, "checksum": digest(row)}
         text = json.dumps(document, indent=1, default=str) + "\n"
         _write(folder / CELLS / f"{key}.json", text)
         _write_results(folder, rows, digests)
@@ -54,8 +54,8 @@ def sweep(
 
 
 def digest(cell: Cell) -> str:
-    """The same for cells that ask for the same."""
-    return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:32]
+    """The same for cells that ask for the same, and for rows that say the same."""
+    return hashlib.sha256(json.dumps(cell, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def _here(pending: Mapping[str, Cell], work: Work, _: str | None) -> Iterator[tuple[str, Row]]:
@@ -88,8 +88,9 @@ def _recorded(folder: Path) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     for file in sorted((folder / CELLS).glob("*.json")):
         document = read_json(file, "Delete it: its cell is then run again")
-        if not isinstance(document, dict) or not isinstance(document.get("row"), dict):
-            raise ValueError(f"{file} is no row of a sweep: delete it, and its cell is run again")
+        whole = isinstance(document, dict) and set(document) == {"cell", "row", "checksum"}
+        if not whole or not isinstance(document["row"], dict) or document["checksum"] != digest(document["row"]):
+            raise ValueError(f"{file} is no row of a sweep, or damaged: delete it, and its cell is run again")
         rows[file.stem] = document["row"]
     return rows
 

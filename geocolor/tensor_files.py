@@ -93,7 +93,9 @@ class TensorFile(Mapping[str, Tensor]):
                 raise ValueError(f"{path} is not a {kind} file of geocolor. {AGAIN}")
             version = metadata.pop("format_version", None)
             if version != FORMAT_VERSION:
-                raise ValueError(f"{path} has format version {version}, this geocolor reads {FORMAT_VERSION}. {AGAIN}")
+                raise ValueError(
+                    f"{path} has format version {version!r:.40}, this geocolor reads {FORMAT_VERSION}. {AGAIN}"
+                )
             self._digests = parse_json(digests, f"the header of {path}", AGAIN)
             names = set(file.keys())
         whole = set(header) == {"geocolor", "digests", "sha256"} and header["sha256"] == _whole(text, digests)

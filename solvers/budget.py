@@ -22,8 +22,8 @@ def checked_limit(K: object, where: str) -> int:
         limit = operator.index(K)  # type: ignore[arg-type]
     except TypeError:
         limit = -1
-    if limit < 0 or isinstance(K, bool):
-        raise ValueError(f"{where}: K must be a whole number of bases, 0 or more, got {K!r}")
+    if not 0 <= limit < 2**63 or isinstance(K, bool):
+        raise ValueError(f"{where}: K must be a whole number of bases, 0 or more, got {K!r:.40}")
     return limit
 
 

@@ -84,7 +84,7 @@ class GroupProblem:
                 raise ValueError(f"{name} has {array.size} entries for {size} items; give one for each item")
             object.__setattr__(self, name, array)
         object.__setattr__(self, "_prices", {})
-        masks = tuple(sum(1 << int(j) for j in np.flatnonzero(row)) for row in pairs)
+        masks = tuple(int.from_bytes(np.packbits(row, bitorder="little").tobytes(), "little") for row in pairs)
         object.__setattr__(self, "_allowed", masks)
 
     @property

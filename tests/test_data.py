@@ -1,5 +1,6 @@
 """Models and data by name: what is wrong with them is said with the place and what to try."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -61,6 +62,35 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path):
         load_model(str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"has no config.json"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("model.safetensors", b"\xff" * 40, r"the model cannot be loaded \(.*header.*Save or download it again"),
+        (
+            "config.json",
+            b'{"model_type": "bert", "hidden_size": "wide"}',
+            "config.json makes no sense|cannot be loaded",
+        ),
+        ("config.json", b'{"model_type": "bert", "architectures": [7]', "neither a folder here nor a model"),
+    ],
+)
+def test_a_damaged_folder_is_told_in_a_sentence(tmp_path: Path, encoder, name: str, content: bytes, message: str):
+    encoder.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_class_that_transformers_does_not_have_is_found_by_its_type(tmp_path: Path, encoder):
+    encoder.save_pretrained(tmp_path)
+    for odd in (["Nonsense"], ["logging"], [7], "BertModel", {}):
+        config = json.loads((tmp_path / "config.json").read_text()) | {"architectures": odd}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with contextlib.suppress(ValueError):
+            assert type(load_model(tmp_path)[0]) is BertModel
 
 
 def test_a_hub_name_that_gives_nothing_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -133,6 +163,10 @@ def test_jsonl_gives_texts_and_labels(tmp_path: Path, encoder, causal):
         ('{"text": "a"}\n{"text": \n', r"line 2: not JSON \(Expecting value, column 10\)"),
         ('{"text": "a"}\n\n["a"]\n', r'line 3: no string under "text"'),
         ('{"text": 5}', r'line 1: no string under "text"; write \{"text": "…"\}'),
+        ('{"text": "\\ud800"}', "line 1: half a surrogate pair"),
+        (f'{{"text": "a", "label": {2**40}}}', "line 1: label 1099511627776 is no number of a class"),
+        (f'{{"text": "a", "label": 1{"0" * 5000}}}', "line 1: no JSON that can be read"),
+        ("[" * 100_000, "line 1: no JSON that can be read"),
         ('{"text": "a", "label": 1}\n{"text": "b"}', r"1 of 2 lines have an integer label; give all or none one"),
         ("\n \n", r"data.jsonl is empty"),
     ],

@@ -59,6 +59,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         geocolor.read_plan(tmp_path / "nowhere.json")
 
 
+def test_an_entry_that_is_there_twice_is_refused(plan: Plan, tmp_path: Path) -> None:
+    geocolor.write_plan(plan, tmp_path / "plan.json")
+    text = (tmp_path / "plan.json").read_text()
+    (tmp_path / "plan.json").write_text(text.replace('"keep":', '"keep": 1.0,\n "keep":', 1))
+    with pytest.raises(ValueError, match=r"plan.json is not whole JSON \(the key 'keep' is there twice\)"):
+        geocolor.read_plan(tmp_path / "plan.json")
+
+
 def twice(document: Any) -> None:
     document["classes"].append(document["classes"][0])
 

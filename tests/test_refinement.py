@@ -102,6 +102,18 @@ def test_the_checkpoint_of_another_run_is_refused(
         refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
 
 
+def test_a_checkpoint_beyond_the_end_or_without_a_look_is_refused(
+    network: nn.Module, smaller: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "refinement.safetensors"
+    refine(smaller, network, batches, QUICK, checkpoint=checkpoint, keep_checkpoint=True)
+    tensors, header = read_tensors(checkpoint, "refinement")
+    for change, sentence in (({"step": 2**60}, "it is at step 1152921504606846976 of 40"), ({"trace": []}, "trace")):
+        write_tensors(checkpoint, "refinement", tensors, header | change)
+        with pytest.raises(ValueError, match=sentence):
+            refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
+
+
 def test_low_precision_is_trained_in_float32(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:
     low = smaller.to(torch.bfloat16)
     inputs = [(x.to(torch.bfloat16), y) for x, y in batches]

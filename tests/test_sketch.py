@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import geocolor
-from geocolor.curvature import Curvature, load_curvature
+from geocolor.curvature import Curvature, load_curvature, load_sums
 from geocolor.curvature.sketch import Sketch, directions, nystrom, rank_of
 from geocolor.curvature.windows import bytes_of, measure_within
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
+from tests.fuzz.model_files import sketched_sums
 
 pytestmark = pytest.mark.filterwarnings("ignore:calibrated on", "ignore:.*rank ≤")
 
@@ -50,6 +51,15 @@ def test_what_is_stated_bounds_the_error(
     torch.testing.assert_close(found.dense().diagonal(), matrix.diagonal(), rtol=1e-8, atol=1e-9 * trace)
     if min(rank, size) > min(size, data_rank):
         assert found.outside < 1e-6
+
+
+@pytest.mark.parametrize("half", ["S", "D"])
+def test_half_a_sketch_in_a_file_is_refused(tmp_path: Path, half: str) -> None:
+    sums = sketched_sums()
+    del sums.tensors[f"{half}A/blocks.0"]
+    sums.save(tmp_path / "sums.safetensors")
+    with pytest.raises(ValueError, match=r"sums.safetensors: of the sketch of 'A/blocks.0' one half is missing"):
+        load_sums(tmp_path / "sums.safetensors")
 
 
 def test_a_larger_rank_leaves_less_outside() -> None:

@@ -90,7 +90,7 @@ def test_a_larger_grid_keeps_the_rows_there_are(tmp_path: Path) -> None:
 def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     sweep(CELLS[:1], squared, tmp_path)
     file = tmp_path / "cells" / f"{digest(CELLS[0])}.json"
-    for damaged in ("[]", "{"):
+    for damaged in ("[]", "{", file.read_text().replace('"square": 0', '"square": 1')):
         file.write_text(damaged)
         with pytest.raises(ValueError, match=file.name):
             sweep(CELLS[:1], squared, tmp_path)

@@ -479,6 +479,15 @@ def test_shards_outside_of_the_folder_are_refused(tmp_path: Path) -> None:
         load(None, tmp_path / "model")
 
 
+def test_a_config_that_announces_layers_without_end_is_refused_before_they_are_built(saved: Path) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    name = next(name for name in ("n_layer", "num_hidden_layers") if name in config)
+    (saved / "config.json").write_text(json.dumps(config | {name: 10**9}))
+    sign_again(saved)
+    with pytest.raises(ValueError, match=rf"config.json: '{name}' is 1000000000, but the weights hold only"):
+        load(None, saved)
+
+
 def test_a_lost_tensor_is_told(saved: Path) -> None:
     from safetensors.torch import load_file, save_file
 

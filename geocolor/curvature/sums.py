@@ -148,6 +148,9 @@ def load_sums(path: str | Path) -> Sums:
             if key in tensors:
                 shapes[key] = (width, min(tensors[key].shape[-1], width) if tensors[key].ndim else 0)
     check_tensors(path, tensors, {key: shape for key, shape in shapes.items() if key in tensors})
+    halves = {key[1:] for key in tensors if key.startswith("S")} ^ {key[1:] for key in tensors if key.startswith("D")}
+    if halves:
+        raise ValueError(f"{path}: of the sketch of {min(halves)!r} one half is missing. {AGAIN}")
     counted = {key.partition("/")[2] for key in tensors if key.startswith(("A/", "DA/"))}
     uncounted = [name for name in counted if not header.positions.get(name)]
     if uncounted or (tensors and not header.sampled) or header.sampled < header.units:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from solvers.formats.tokens import FormatError, exactly, read_lines
 from solvers.pairwise import PairwiseProblem
@@ -20,20 +21,16 @@ def read(path: Path) -> PairwiseProblem:
     if head is None:
         raise FormatError(path, "the file is empty; it begins with the number of items", 1)
     size = exactly(head, 1, "the first line (the number of items)")[0].integer("the number of items", 1)
-    weight = np.zeros((0, 0))
-    number = 0
+    rows: list[NDArray[np.float64]] = []
     for words in lines:
-        if number == size - 1:
+        if len(rows) == size - 1:
             raise words[0].error(f"{size} items have {size - 1} rows of gains, but there is one more")
-        exactly(words, size - 1 - number, f"row {number + 1} of the gains")
-        if number == 0:  # the first row is as long as announced, so memory for the square of it is no surprise
-            weight = np.zeros((size, size))
-        weight[number, number + 1 :] = [-word.number("a gain") for word in words]
-        number += 1
-    if number < size - 1:
-        raise FormatError(path, f"{size} items have {size - 1} rows of gains, but the file ends after {number}")
-    if size == 1:
-        weight = np.zeros((1, 1))
+        exactly(words, size - 1 - len(rows), f"row {len(rows) + 1} of the gains")
+        rows.append(-np.array([word.number("a gain") for word in words]))
+    if len(rows) < size - 1:
+        raise FormatError(path, f"{size} items have {size - 1} rows of gains, but the file ends after {len(rows)}")
+    weight = np.zeros((size, size))  # no more than twice what the file holds
+    weight[np.triu_indices(size, 1)] = np.concatenate(rows) if rows else []
     return PairwiseProblem(weight + weight.T)
 
 

@@ -15,42 +15,46 @@ from solvers.formats.tokens import FormatError, Word, exactly, read_lines
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 
-MOST_VERTICES = 30_000
-"""Conflicts are held as a dense matrix; more vertices are not read."""
+MOST_VERTICES, FEW = 20_000, 2_000
+"""Conflicts are held as a dense matrix: more vertices are not read, nor more than a few that hardly have edges."""
 
 
 def read(path: Path) -> PairwiseProblem:
-    conflict, announced, edges = None, 0, 0
+    size, announced = -1, 0
+    edges: list[tuple[int, int]] = []
     words: list[Word] = []
     for words in read_lines(path):
         kind = words[0].text
         if kind in ("c", "n", "d", "v", "x") or kind.startswith("c"):
             continue
         if kind == "p":
-            if conflict is not None:
+            if size >= 0:
                 raise words[0].error("a second problem line; a file holds one graph")
             _, form, vertices, number = exactly(words, 4, "the problem line (p edge vertices edges)")
             if form.text not in ("edge", "edges", "col"):
                 raise form.error(f"the problem line must say edge or col, got {form.text[:40]!r}")
             size = vertices.integer("the number of vertices", 0, MOST_VERTICES)
             announced = number.integer("the number of edges", 0)
-            conflict = np.zeros((size, size), dtype=bool)
         elif kind == "e":
-            if conflict is None:
+            if size < 0:
                 raise words[0].error("an edge before the problem line; begin with: p edge vertices edges")
             _, first, second = exactly(words, 3, "an edge (e vertex vertex)")
-            i, j = (word.integer("a vertex", 1, len(conflict)) - 1 for word in (first, second))
-            conflict[i, j] = conflict[j, i] = i != j
-            edges += 1
+            edges.append((first.integer("a vertex", 1, size) - 1, second.integer("a vertex", 1, size) - 1))
         else:
             raise words[0].error(f"lines begin with c, p, e or n, not with {kind[:40]!r}")
-    if conflict is None:
+    if size < 0:
         raise FormatError(path, "no problem line; a DIMACS file holds: p edge vertices edges", 1)
+    if size > max(FEW, 2 * len(edges)):
+        raise FormatError(path, f"{size} vertices are announced, but the {len(edges)} edges do not reach half of them")
+    conflict = np.zeros((size, size), dtype=bool)
+    if edges:
+        i, j = np.array(edges).T
+        conflict[i, j] = conflict[j, i] = i != j
     distinct = int(conflict.sum()) // 2
     # Collections differ in whether m counts each edge once or twice, and whether repeated lines count.
-    if announced not in (edges, distinct, 2 * distinct) and edges < announced:
+    if announced not in (len(edges), distinct, 2 * distinct) and len(edges) < announced:
         end = words[-1]
-        raise end.error(f"the problem line announces {announced} edges, but the file ends after {edges}")
+        raise end.error(f"the problem line announces {announced} edges, but the file ends after {len(edges)}")
     return PairwiseProblem(np.zeros(conflict.shape), conflict, opening=1)
 
 

@@ -17,6 +17,10 @@ from solvers.sparse_medoid import SparseMedoidProblem
 
 VERSION = 1
 
+FEW, LARGEST_GROUP = 10_000, 20_000
+"""Items or candidates that a file may announce without listing as many; items of a group problem, whose compatible
+pairs are held as a dense matrix."""
+
 Document = dict[str, Any]
 
 
@@ -88,7 +92,7 @@ def from_document(document: Mapping[str, Any]) -> Problem:
         "pairwise": _pairwise,
         "group": _group,
     }
-    if kind not in readers:
+    if not isinstance(kind, str) or kind not in readers:
         raise ValueError(f"'kind' must be one of {', '.join(map(str, readers))}, got {kind!r:.60}")
     version = document.get("version")
     if version != VERSION:
@@ -115,11 +119,11 @@ class _Fields:
 
     def array(self, name: str, ndim: int, needed: bool = True) -> NDArray[np.float64] | None:
         value = self.take(name, needed)
-        if value is None:
+        if value is None and not needed:
             return None
         try:
             array = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f'{name!r} must be {_shape(ndim)} of numbers ("inf" for what is forbidden)') from None
         if array.size == 0:
             return array.reshape((0,) * ndim) if array.ndim < ndim else array
@@ -134,6 +138,24 @@ class _Fields:
         if not (np.isfinite(array).all() and (np.rint(array) == array).all() and (np.abs(array) < 2**53).all()):
             raise ValueError(f"{name!r} must hold whole numbers")
         return array.astype(np.int64)
+
+    def number(self, name: str) -> float:
+        """A number, 0 where it is missing."""
+        value = self.take(name, needed=False)
+        try:
+            return 0.0 if value is None else float(np.asarray(value, dtype=np.float64).reshape(()))
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{name!r} must be a number, got {value!r:.40}") from None
+
+    def count(self, name: str, most: int) -> int:
+        """How many of something there are; ``most`` is what the rest of the file makes plausible."""
+        value = self.take(name)
+        value = value.item() if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0 else value
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"{name!r} must be a whole number, got {value!r:.40}")
+        if value > most:
+            raise ValueError(f"{name!r} is {value!r:.40}, but what the file lists is enough for {most} at most")
+        return value
 
     def limit(self) -> int | None:
         K = self.take("K", needed=False)
@@ -157,12 +179,12 @@ class _Fields:
 
 def _medoid(fields: _Fields) -> MedoidProblem:
     cost, penalty, group = fields.array("cost", 2), fields.array("penalty", 1, False), fields.take("group", False)
-    candidates = fields.take("candidates", needed=False)
     assert cost is not None
+    candidates = fields.count("candidates", max(FEW, cost.size)) if "candidates" in fields.left else None
     if not len(cost):  # a list of no rows does not tell how many columns they have
-        cost = np.zeros((0, len(group) if group is not None else candidates if isinstance(candidates, int) else 0))
+        cost = np.zeros((0, len(group) if isinstance(group, list) else candidates or 0))
     elif candidates not in (None, cost.shape[1]):
-        raise ValueError(f"'cost' has {cost.shape[1]} columns for {candidates!r:.40} candidates")
+        raise ValueError(f"'cost' has {cost.shape[1]} columns for {candidates} candidates")
     K, labels = _labelled(fields, group)
     return MedoidProblem(cost, K, penalty=penalty, group=labels)
 
@@ -172,10 +194,7 @@ def _sparse_medoid(fields: _Fields) -> SparseMedoidProblem:
     assert starts is not None
     assert candidate is not None
     assert costs is not None
-    candidates = fields.take("candidates")
-    candidates = candidates.item() if isinstance(candidates, np.generic | np.ndarray) else candidates
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 0:
-        raise ValueError(f"'candidates' must be a whole number, got {candidates!r:.40}")
+    candidates = fields.count("candidates", max(FEW, 100 * len(candidate)))
     penalty = fields.array("penalty", 1, False)
     K, labels = _labelled(fields, fields.take("group", False))
     return SparseMedoidProblem(starts, candidate, costs, candidates=candidates, K=K, penalty=penalty, group=labels)
@@ -199,21 +218,15 @@ def _labelled(fields: _Fields, group: Any) -> tuple[Any, Any]:
 def _pairwise(fields: _Fields) -> PairwiseProblem:
     weight = fields.array("weight", 2)
     assert weight is not None
-    opening = fields.take("opening", needed=False)
-    if opening is not None and not isinstance(opening, int | float | np.number | np.ndarray):
-        raise ValueError(f"'opening' must be a number, got {opening!r:.40}")
-    return PairwiseProblem(weight, fields.pairs("conflicts", len(weight)), float(opening or 0.0), fields.limit())
+    return PairwiseProblem(weight, fields.pairs("conflicts", len(weight)), fields.number("opening"), fields.limit())
 
 
 def _group(fields: _Fields) -> GroupProblem:
-    size = fields.take("size")
-    size = size.item() if isinstance(size, np.generic | np.ndarray) and np.ndim(size) == 0 else size
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= 100_000:
-        raise ValueError(f"'size' must be a whole number of items, got {size!r:.40}")
     items, lengths, prices = fields.whole("items"), fields.whole("lengths"), fields.array("prices", 1)
     assert items is not None
     assert lengths is not None
     assert prices is not None
+    size = fields.count("size", min(max(FEW, len(items)), LARGEST_GROUP))
     if len(lengths) != len(prices) or (lengths < 1).any() or lengths.sum() != len(items):
         raise ValueError(
             f"'lengths' must give the number of items of each class: here are {len(prices)} prices, {len(lengths)} "

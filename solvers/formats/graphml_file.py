@@ -21,6 +21,9 @@ from solvers.medoid import MedoidProblem
 from solvers.pairwise import PairwiseProblem
 from solvers.problem import Problem
 
+MOST_NODES = 10_000
+"""Pairs are held as a dense matrix, which a file of few edges can make large."""
+
 
 def read(path: Path) -> Problem:
     try:
@@ -32,6 +35,8 @@ def read(path: Path) -> Problem:
         raise FormatError(path, f"this is no GraphML that can be read: {error}") from None
     if graph.is_multigraph():
         raise FormatError(path, "two edges join the same nodes; a pair has one weight")
+    if len(graph) > MOST_NODES:
+        raise FormatError(path, f"{len(graph)} nodes are more than the {MOST_NODES} that are read; use .npz")
     try:
         kind = graph.graph.get("kind", "pairwise")
         if kind == "medoid":

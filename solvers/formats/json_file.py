@@ -16,10 +16,10 @@ from solvers.problem import Problem
 
 def read(path: Path) -> Problem:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse, object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
         raise FormatError(path, f"this is no JSON: {error.msg}", error.lineno, error.colno) from None
-    except (UnicodeDecodeError, RecursionError, _ConstantError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, numbers of thousands of digits
         raise FormatError(path, f"this is no JSON that can be read: {error}") from None
     if not isinstance(document, dict):
         raise FormatError(path, f"a problem is a JSON object, not a {type(document).__name__}", 1, 1)
@@ -37,6 +37,14 @@ def write(problem: Problem, path: Path) -> None:
 
 class _ConstantError(ValueError):
     pass
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for at, (key, _) in enumerate(pairs) if key in dict(pairs[:at]))
+        raise ValueError(f"{twice!r:.80} is there twice")
+    return found
 
 
 def _refuse(constant: str) -> float:

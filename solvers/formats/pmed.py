@@ -14,8 +14,8 @@ from solvers.formats.tokens import FormatError, exactly, read_lines
 from solvers.medoid import MedoidProblem
 from solvers.problem import Problem
 
-MOST_VERTICES = 20_000
-"""All distances between the vertices are held in memory; more of them are not read."""
+MOST_VERTICES, FEW = 20_000, 2_000
+"""All distances between the vertices are held in memory: more of them are not read, nor more than a few in pieces."""
 
 ZERO = 1e-300
 """Stands for the length 0 meanwhile, because a stored zero means "no edge" to scipy; added to a length it vanishes."""
@@ -47,6 +47,8 @@ def read(path: Path) -> MedoidProblem:
         read_edges += 1
     if read_edges < number:
         raise FormatError(path, f"the first line announces {number} edges, but the file ends after {read_edges}")
+    if size > max(FEW, len(costs) + 1):
+        raise FormatError(path, f"{size} vertices are announced, but {len(costs)} edges cannot connect so many")
     pairs = np.array([pair for pair in costs if pair[0] != pair[1]], dtype=np.int64).reshape(-1, 2)
     lengths = np.array([cost for (i, j), cost in costs.items() if i != j], dtype=np.float64)
     lengths[lengths == 0] = ZERO

@@ -1,7 +1,10 @@
 import contextlib
+import io
 import json
 import math
 import os
+import tracemalloc
+import zipfile
 
 import networkx as nx
 import numpy as np
@@ -161,7 +164,18 @@ def test_a_class_that_a_group_file_does_not_list_is_forbidden(tmp_path):
             '{"kind": "pairwise", "version": 1, "weight": [[0]], "conflicts": [[0, 1]]}',
             "'conflicts' must list",
         ),
-        ("a.json", '{"kind": "group", "version": 1, "size": 1e99}', "'size' must be a whole number of items"),
+        ("a.json", '{"kind": "group", "version": 1, "size": 1e99, "items": [], "lengths": [], "prices": []}', "'size'"),
+        ("a.json", '{"kind": []}', "'kind' must be one of medoid"),
+        ("a.json", '{"kind": "medoid", "version": 1, "cost": null, "K": 1}', "'cost' must be a list of lists"),
+        ("a.json", f'{{"kind": "medoid", "version": 1, "cost": [[{10**400}]], "K": 1}}', "'cost' must be a list of"),
+        ("a.json", f'{{"kind": "medoid", "version": 1, "cost": [[1]], "K": {2**64}}}', "K must be a whole number"),
+        ("a.json", '{"kind": "medoid", "version": 1, "cost": [[1]], "K": 1' + "9" * 5000 + "}", "no JSON that can be"),
+        (
+            "a.json",
+            f'{{"kind": "pairwise", "version": 1, "weight": [[0]], "opening": {10**400}}}',
+            "'opening' must be a number",
+        ),
+        ("a.json", '{"kind": "pairwise", "version": 1, "weight": [[0]], "weight": [[1]]}', "'weight' is there twice"),
         ("a.npz", "PK not really", "this is no npz archive"),
         ("a.graphml", "<graphml>\n <graph", "line 2, column 2: this is no XML"),
         ("a.graphml", "<html></html>", "this is no GraphML"),
@@ -229,6 +243,49 @@ def test_archives_and_texts_of_unknown_encodings_are_refused(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(FormatError, match="this is no npz archive that can be read"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.pmed", "20000 1 1\n1 2 3\n"),
+        ("a.col", "p edge 20000 1\ne 1 2\n"),
+        ("a.json", '{"kind": "group", "version": 1, "size": 100000, "items": [], "lengths": [], "prices": []}'),
+        (
+            "a.json",
+            '{"kind": "sparse_medoid", "version": 1, "starts": [0, 1], "candidate": [0], "costs": [1], '
+            '"candidates": 1000000000, "K": 1}',
+        ),
+        ("a.json", '{"kind": "medoid", "version": 1, "cost": [], "candidates": 1000000000000, "K": 1}'),
+        ("a.graphml", "<graphml><graph>" + "".join(f'<node id="{i}"/>' for i in range(10_001)) + "</graph></graphml>"),
+    ],
+)
+def test_a_small_file_that_announces_much_is_refused_before_memory_is_taken(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match=str(tmp_path)):
+            read(tmp_path / name)
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_archive_that_announces_more_than_it_holds_is_refused(tmp_path):
+    path = tmp_path / "large.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("cost.npy", header.getvalue())
+    with pytest.raises(FormatError, match=r"'cost.npy' announces \(1000000, 1000000\) numbers, but the archive has"):
+        read(path)
+
+
+def test_an_array_that_is_no_archive_is_refused(tmp_path):
+    with (tmp_path / "array.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
+    with pytest.raises(FormatError, match="this is no npz archive"):
+        read(tmp_path / "array.npz")
 
 
 def test_an_archive_with_pickled_objects_is_refused(tmp_path):
