@@ -46,12 +46,14 @@ def install(
     *,
     inplace: bool = False,
     plan: Plan | None = None,
+    one_by_one: bool = False,
 ) -> nn.Module:
     """Put factored layers in the place of those that `factors` name, in the dtype and on the device of their weights.
 
     A copy is changed unless `inplace`. With `plan` the model remembers it, and a transformers model can then
     `save_pretrained` itself. `factors` may be made one after the other: each is let go of once it is in the model's
-    dtype. Raises `ValueError` naming the layer, before any change, where factors do not fit.
+    dtype. Raises `ValueError` naming the layer, before any change, where factors do not fit; but `one_by_one` every
+    class is put in place once it is made, so that its weights and all factors need not be in memory together.
     """
     target = model if inplace else copy.deepcopy(model)
     shapes = {layer.name: layer for layer in layers}
@@ -66,7 +68,11 @@ def install(
         made = _build_class(target, members, cls.kind, left_rank, right_rank)
         for name, factored in made.items():
             _fill(name, factored, cls)
-        built.update(made)
+        if one_by_one:
+            for name, factored in made.items():
+                target.set_submodule(name, factored)
+        else:
+            built.update(made)
     for name, factored in built.items():
         target.set_submodule(name, factored)
     if plan is not None:

@@ -9,9 +9,9 @@ import torch
 
 from geocolor import backend
 from geocolor.axes_trust_region import axis_metric, fit_axes, own_basis
-from geocolor.bases import Factors, Known, Metric, factorize, metric
+from geocolor.bases import Factors, Metric, factorize
 from geocolor.curvature import Curvature, LanczosCurvature
-from geocolor.graph import medoid_basis
+from geocolor.graph import medoid_basis, metrics_of
 from geocolor.journal import Journal
 from geocolor.layers import weight_of
 from geocolor.plans import Plan, PlannedClass
@@ -31,7 +31,8 @@ def apply(
 ) -> torch.nn.Module:
     """Replace the planned layers by factored ones that share their bases; the rest of the model stays as it is.
 
-    A copy of the model is changed unless `inplace`. `metrics` are those of a graph of the same curvature, where there
+    A copy of the model is changed unless `inplace`; in place, factors take the place of weights class by class, also
+    where something is raised later. `metrics` are those of a graph of the same curvature, where there
     is one: what they have computed is used again. Factors that the `journal` holds are not computed again. Raises
     `ValueError` where the plan was made for another model or the curvature misses one of its layers.
     """
@@ -50,7 +51,9 @@ def apply(
         )
     factors = factorize_plan(model, plan, curvature, metrics=metrics, progress=progress, journal=journal)
     target = model if inplace else _copy(model, plan)
-    return backend.install(target, plan.shareable_layers(), factors, inplace=True, plan=plan)
+    return backend.install(
+        target, plan.shareable_layers(), factors, inplace=True, plan=plan, one_by_one=target is model
+    )
 
 
 def _copy(model: torch.nn.Module, plan: Plan) -> torch.nn.Module:
@@ -69,7 +72,7 @@ def factorize_plan(
     progress: bool = False,
     journal: Journal | None = None,
 ) -> Iterator[Factors]:
-    """Bases and coefficients of every class that is not dense, float64, one class after the other; see `apply`."""
+    """Bases and coefficients of every class that is not dense, one class after the other; see `apply`."""
     journal = journal or Journal()
     layers = {layer.name: layer for layer in plan.shareable_layers()}
     classes = [cls for cls in plan.classes if cls.kind != "dense"]
@@ -83,11 +86,7 @@ def factorize_plan(
         else:
             members: Mapping[str, Metric] = metrics if metrics is not None else {}
             if metrics is None:
-                known = Known()
-                members = {
-                    name: metric(weight_of(model, layers[name]).cpu(), curvature.G[name], curvature.A[name], known)
-                    for name in names
-                }
+                members = metrics_of(model, curvature, [layers[name] for name in names])
             factors, fits = factorize_class(cls, members, curvature, plan.trust_region, plan.flat_energy or 0.05)
         outside.extend(name for name, result in fits.items() if not result.reached)
         return factors.tensors()

@@ -31,6 +31,7 @@ from geocolor.graph import CostGraph
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
 from geocolor.measured import CURVATURE, PRICES, Measured, measure_into, own_place, read_measured
+from geocolor.memory import give_back, resident
 from geocolor.opening import opened
 from geocolor.pipeline import Clock, Settings, compress_into, delivered, estimate_of, prepare, priced, write_model
 from geocolor.plans import Plan, read_plan, write_plan
@@ -131,7 +132,7 @@ def compress(
         )
         if Path(source).is_dir():
             report["bytes_on_disk_dense"] = weight_bytes(Path(source)) or None
-        report |= _predicted(model, read_plan(out / "plan.json"), sequence * batch_size)
+        report |= _predicted(model, read_plan(out / "plan.json"), sequence * batch_size, settings.memory)
         write_report(report, out / "report.json")
     if refinement is not None:
         _print_refinement(console, report, refinement)
@@ -263,7 +264,7 @@ def make_plan(
         if graph_path is not None and prepared.graph is not None:
             prepared.graph.write(graph_path, prepared.plan.price)
     _print_plan(console, prepared.plan)
-    expected = _predicted(model, prepared.plan, sequence * batch_size)
+    expected = _predicted(model, prepared.plan, sequence * batch_size, settings.memory)
     _print_speed(console, plan_report(prepared.plan) | expected)
     _print_seconds(console, clock.seconds)
     report = (
@@ -295,8 +296,11 @@ def carry_out(
         raise FileNotFoundError(
             f"no curvature beside the plan ({beside}): give its file with --curvature, or write it with `geocolor plan`"
         )
-    read = load_axes if plan.curvature.get("estimate") == "lanczos" else load_curvature
-    curvature: Curvature | LanczosCurvature = read(curvature_path or beside)
+    curvature: Curvature | LanczosCurvature
+    if plan.curvature.get("estimate") == "lanczos":
+        curvature = load_axes(curvature_path or beside)
+    else:  # read layer by layer
+        curvature = load_curvature(curvature_path or beside, memory=0)
     model, tokenizer = _model(source)
     unpack_as_planned(model, plan.layers)
     plan.check(model)
@@ -598,10 +602,13 @@ def _opened(console: Console, source: str, settings: Settings) -> tuple[nn.Modul
     return model, tokenizer
 
 
-def _predicted(model: nn.Module, plan: Plan, positions: int) -> Report:
+def _predicted(model: nn.Module, plan: Plan, positions: int, memory: int | None) -> Report:
     """Predicted times of the layers in scope on the machine that the model is on, by a short probe of it."""
-    held = next(model.parameters())
-    return latency.predicted(plan, latency.probe(held.device, held.dtype), positions)
+    held, free = next(model.parameters()), None
+    if memory is not None:
+        give_back()
+        free = memory - resident()
+    return latency.predicted(plan, latency.probe(held.device, held.dtype, memory=free), positions)
 
 
 def _stored_dtype(source: str) -> torch.dtype | None:

@@ -337,6 +337,11 @@ def wide(layers: Sequence[Layer]) -> bool:
     return any(min(layer.m, layer.n) >= WIDE for layer in layers)
 
 
+def precision(layers: Sequence[Layer]) -> torch.dtype:
+    """That of prices and factors."""
+    return torch.float32 if wide(layers) else torch.float64
+
+
 def nearest_of_each(layers: Sequence[Layer]) -> int:
     """How many nearest layers of each are priced with it on either side, where not all are."""
     return NEAREST_WIDE if wide(layers) else NEAREST
@@ -377,12 +382,11 @@ def price(
     aggregates = (aggregate,) if isinstance(aggregate, int | float) else tuple(aggregate)
     if not aggregates or not all(power > 0 for power in aggregates):
         raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
-    dtype = torch.float32 if wide(curvature.layers) else torch.float64
     metrics: Mapping[str, Metric]
     if isinstance(curvature.A, OnDisk):
-        metrics = MetricsWithin(model, curvature, curvature.A.memory, dtype)
+        metrics = MetricsWithin(model, curvature, curvature.A.memory, precision(curvature.layers))
     else:
-        metrics = _metrics(model, curvature, dtype, progress)
+        metrics = metrics_of(model, curvature, curvature.layers, progress)
     return CostGraph(
         layers=tuple(curvature.layers),
         curvature=curvature,
@@ -395,11 +399,14 @@ def price(
     )
 
 
-def _metrics(model: torch.nn.Module, curvature: Curvature, dtype: torch.dtype, progress: bool) -> dict[str, Metric]:
-    """Of all layers; those that read the same input share the root of their `A`."""
+def metrics_of(
+    model: torch.nn.Module, curvature: Curvature, layers: Sequence[Layer], progress: bool = False
+) -> dict[str, Metric]:
+    """By name; layers that read the same input share the root of their `A`."""
+    dtype = precision(curvature.layers)
     metrics: dict[str, Metric] = {}
     A: dict[str, Factor] = {}
-    for layer in track(curvature.layers, "reading layers", wanted=progress):
+    for layer in track(layers, "reading layers", wanted=progress):
         first = curvature.inputs.get(layer.name, layer.name)
         if first not in A:
             A[first] = Factor(held(curvature.A, layer.name, dtype))

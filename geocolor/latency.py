@@ -5,6 +5,7 @@ longer of what the two take (Williams, Waterman & Patterson 2009, "Roofline"). O
 bytes of the weights, many at once by FLOPs.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from geocolor.quantities import duration
 
 #: Widths of the probes' matrices: one that keeps every core busy and one far larger than caches.
 COMPUTE, MEMORY = 1024, 4096
+
+#: Bytes for every entry of the larger one, as it is drawn and converted and beside the other; the least width of it.
+MATRIX_BYTES, LEAST = 24, 128
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,26 @@ class Roofline:
         )
 
 
-def probe(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, repeats: int = 5) -> Roofline:
-    """Measure the best of `repeats` products of each kind, after one to warm up: a fraction of a second."""
+def probe(
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    repeats: int = 5,
+    memory: int | None = None,
+) -> Roofline:
+    """Measure the best of `repeats` products of each kind, after one to warm up: a fraction of a second.
+
+    Within `memory` bytes, where they are given: if these are few, matrices fit in caches, and memory seems faster.
+    """
+    most = MEMORY if memory is None else max(math.isqrt(max(memory, 0) // MATRIX_BYTES), LEAST)
+    compute_width, memory_width = min(COMPUTE, most // 2), min(MEMORY, most)
     with torch.inference_mode():
-        square = torch.randn(COMPUTE, COMPUTE, device=device).to(dtype)
-        matrix = torch.randn(MEMORY, MEMORY, device=device).to(dtype)
-        one = torch.randn(1, MEMORY, device=device).to(dtype)
+        square = torch.randn(compute_width, compute_width, device=device).to(dtype)
+        matrix = torch.randn(memory_width, memory_width, device=device).to(dtype)
+        one = torch.randn(1, memory_width, device=device).to(dtype)
         compute = _best(lambda: torch.nn.functional.linear(square, square), square.device, repeats)
-        memory = _best(lambda: torch.nn.functional.linear(one, matrix), square.device, repeats)
+        moved = _best(lambda: torch.nn.functional.linear(one, matrix), square.device, repeats)
     bytes_of = square.element_size()
-    return Roofline(2 * COMPUTE**3 / compute, MEMORY**2 * bytes_of / memory, bytes_of)
+    return Roofline(2 * compute_width**3 / compute, memory_width**2 * bytes_of / moved, bytes_of)
 
 
 def predicted(plan: Plan, roofline: Roofline, positions: int) -> dict[str, Any]:

@@ -66,7 +66,8 @@ class Settings:
     what belongs to the search then stays at its defaults, but for "geo-sharing", which takes `solver`, `time_limit`,
     `bases` with `rank_fraction`, `trust_region` (0.01 when None) and `axes`, which it alone takes. Without `aggregate`
     each of `AGGREGATES` makes a plan, and calibration data chooses among them. `memory` bounds the bytes that the
-    process holds while it measures; half of what the model leaves of them bounds what is kept for pricing.
+    process holds while it measures and prices (half of what the model leaves of them is for layers that are kept, the
+    rest for what is computed of a pair); looks and verdicts hold the weights of a smaller model beside that.
     """
 
     preset: str = SEARCHED

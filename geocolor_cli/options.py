@@ -94,8 +94,9 @@ class Source:
     exclude: Annotated[tuple[str, ...], arg(metavar="PATTERN …", help_behavior_hint="(optional)")] = ()
     """Patterns of layer names left alone."""
     memory: OptionalText = None
-    """What the process may hold, like 8GB: statistics are gathered for as many layers at a time as fit, each time with
-    a pass over the data, and are read from disk when they are needed."""
+    """What the process may hold while it measures and prices, like 8GB: statistics are gathered for as many layers at a
+    time as fit, each time with a pass over the data, and are read from disk when they are needed. The model itself is
+    held whole; looks from smaller models (--rounds) hold one of these beside it, and that is not counted."""
     seed: int = 0
     """Of the directions that are sampled, and of the solver."""
 

@@ -48,3 +48,9 @@ def test_a_probe_measures_rates() -> None:
     assert found.value_bytes == 4
     assert 1e6 < found.flops_per_second < 1e17
     assert 1e6 < found.bytes_per_second < 1e15
+
+
+def test_a_probe_keeps_to_a_memory() -> None:
+    found = probe(repeats=1, memory=2_000_000)
+    assert found.flops_per_second > 0
+    assert found.bytes_per_second > 0
