@@ -227,7 +227,7 @@ class CostGraph:
         both = Counter((layer.in_side, layer.out_side) for layer in self.layers)
         bounds = np.zeros(len(self.layers))
         for i, layer in enumerate(self.layers):
-            tail = damage_alone(self.metrics[layer.name])[1:].pow(self.aggregate).numpy()
+            tail = damage_alone(self.metrics[layer.name])[1:].pow(self.aggregate).cpu().numpy()
             rank = np.arange(1, len(tail) + 1)
             m, n, sides = layer.m, layer.n, (layer.in_side, layer.out_side)
             own = {
@@ -367,13 +367,16 @@ def price(
     kinds: Sequence[FactoredKind] = KINDS,
     aggregate: float | Sequence[float] = 1.0,
     most_pairs: int = MOST_PAIRS,
+    memory: int | None = None,
+    device: torch.device | str = "cpu",
     progress: bool = False,
 ) -> CostGraph:
     """The cost graph of a model under a curvature: every class of its layers can be priced from here on.
 
     Several powers as `aggregate` are priced together; the graph is that of the first. Damages are summed in double
-    precision; where layers are `wide`, the rest is in single. Where more than `most_pairs`
-    pairs of layers could share, only those are priced that have something in common (`geocolor.nearest`). Raises
+    precision; where layers are `wide`, the rest is in single. Where more than `most_pairs` pairs of layers could share,
+    only those are priced that have something in common (`geocolor.nearest`). Layers are held on `device`, at most
+    `memory` bytes of them where it is given (by default, that of statistics on disk), but always one. Raises
     `ValueError` for weights that are not finite and for layers whose shape is not the measured one.
     """
     unknown = set(kinds) - set(KINDS)
@@ -383,10 +386,12 @@ def price(
     if not aggregates or not all(power > 0 for power in aggregates):
         raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
     metrics: Mapping[str, Metric]
-    if isinstance(curvature.A, OnDisk):
-        metrics = MetricsWithin(model, curvature, curvature.A.memory, precision(curvature.layers))
+    if memory is None and isinstance(curvature.A, OnDisk):
+        memory = curvature.A.memory
+    if memory is not None:
+        metrics = MetricsWithin(model, curvature, memory, precision(curvature.layers), device)
     else:
-        metrics = metrics_of(model, curvature, curvature.layers, progress)
+        metrics = metrics_of(model, curvature, curvature.layers, device, progress)
     return CostGraph(
         layers=tuple(curvature.layers),
         curvature=curvature,
@@ -400,7 +405,11 @@ def price(
 
 
 def metrics_of(
-    model: torch.nn.Module, curvature: Curvature, layers: Sequence[Layer], progress: bool = False
+    model: torch.nn.Module,
+    curvature: Curvature,
+    layers: Sequence[Layer],
+    device: torch.device | str = "cpu",
+    progress: bool = False,
 ) -> dict[str, Metric]:
     """By name; layers that read the same input share the root of their `A`."""
     dtype = precision(curvature.layers)
@@ -409,7 +418,7 @@ def metrics_of(
     for layer in track(layers, "reading layers", wanted=progress):
         first = curvature.inputs.get(layer.name, layer.name)
         if first not in A:
-            A[first] = Factor(held(curvature.A, layer.name, dtype))
-        G = Factor(held(curvature.G, layer.name, dtype))
-        metrics[layer.name] = Metric(weight_of(model, layer, dtype).cpu(), G, A[first])
+            A[first] = Factor(held(curvature.A, layer.name, dtype, device))
+        G = Factor(held(curvature.G, layer.name, dtype, device))
+        metrics[layer.name] = Metric(weight_of(model, layer, dtype).to(device), G, A[first])
     return metrics

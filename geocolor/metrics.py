@@ -29,8 +29,16 @@ class MetricsWithin(Mapping[str, Metric]):
     `WᵀGW`, `WAWᵀ` and spectra are computed once: of a metric that is let go they are kept in a temporary folder.
     """
 
-    def __init__(self, model: nn.Module, curvature: Curvature, memory: int, dtype: torch.dtype = torch.float64) -> None:
-        self._model, self._curvature, self._memory, self._dtype = model, curvature, memory, dtype
+    def __init__(
+        self,
+        model: nn.Module,
+        curvature: Curvature,
+        memory: int,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._model, self._curvature, self._memory = model, curvature, memory
+        self._dtype, self._device = dtype, torch.device(device)
         self._folder = Path(tempfile.mkdtemp(prefix="geocolor."))
         weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._kept: OrderedDict[str, Metric] = OrderedDict()
@@ -73,18 +81,18 @@ class MetricsWithin(Mapping[str, Metric]):
             self._energies[name] = metric.energy
 
     def _made(self, layer: Layer) -> Metric:
-        weight = weight_of(self._model, layer, self._dtype).cpu()
+        weight = weight_of(self._model, layer, self._dtype).to(self._device)
         metric = Metric(weight, self._factor(self._curvature.G, layer.name), self._shared(layer))
         for side, turned in (("in", metric), ("out", metric.mirror)):
             for what in REMEMBERED:
                 if (path := self._files.get((side, what, layer.name))) is not None:
-                    turned.__dict__[what] = load_file(path)[what]
+                    turned.__dict__[what] = load_file(path, device=str(self._device))[what]
         if layer.name in self._energies:
             metric.narrow.__dict__["energy"] = self._energies[layer.name]
         return metric
 
     def _factor(self, factors: Mapping[str, Tensor], name: str) -> Factor:
-        return Factor(held(factors, name, self._dtype))
+        return Factor(held(factors, name, self._dtype, self._device))
 
     def _shared(self, layer: Layer) -> Factor:
         """The very `A` that another layer of the same input holds, where one is in memory."""
@@ -102,9 +110,14 @@ def size_of(layer: Layer, dtype: torch.dtype = torch.float64) -> int:
     return dtype.itemsize * (sides + min(m, n) ** 2 + (3 if m != n else 2) * m * n)
 
 
-def held(factors: Mapping[str, Tensor], name: str, dtype: torch.dtype = torch.float64) -> Tensor | Sketch:
+def held(
+    factors: Mapping[str, Tensor],
+    name: str,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Tensor | Sketch:
     """The factor of a layer: a sketch where there is one."""
     if isinstance(factors, Sketchable) and factors.rank(name) is not None:
         sketch = factors.sketch(name)
-        return Sketch(sketch.low.to(dtype), sketch.diagonal.to(dtype), sketch.outside)
-    return factors[name].to(dtype)
+        return Sketch(sketch.low.to(device, dtype), sketch.diagonal.to(device, dtype), sketch.outside)
+    return factors[name].to(device, dtype)

@@ -86,5 +86,5 @@ def _alike(names: Sequence[str], metrics: Mapping[str, Metric], side: Side, seed
         sketch = (seen.T @ (member.G.times(seen))).flatten()
         sketches.append(sketch / sketch.norm().clamp(min=1e-300))
     stacked = torch.stack(sketches)
-    cosines: NDArray[np.float64] = (stacked @ stacked.T).numpy()
+    cosines: NDArray[np.float64] = (stacked @ stacked.T).cpu().numpy()
     return cosines

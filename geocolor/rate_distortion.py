@@ -173,7 +173,7 @@ def _alone(layer: Layer, member: Metric, kinds: Sequence[FactoredKind], load: fl
     if sides:
         per_rank = layer.m + layer.n
         most = min(min(layer.m, layer.n) - 1, layer.parameters // per_rank)
-        damage = damage_alone(member).numpy()[1 : most + 1]
+        damage = damage_alone(member).cpu().numpy()[1 : most + 1]
         rank = np.arange(1, len(damage) + 1, dtype=np.int64)
         parameters = rank * per_rank
         points.append((damage, parameters, parameters.astype(np.float64) * load, sides[0], rank, np.zeros_like(rank)))
@@ -230,7 +230,7 @@ def _totals(damages: Iterable[torch.Tensor], powers: Sequence[float]) -> Floats:
     for damage in damages:
         parts = [damage if power == 1 else damage.pow(power) for power in powers]
         totals = [total + part for total, part in zip(totals, parts, strict=True)] if totals else parts
-    return np.stack([total.numpy() for total in totals])
+    return np.stack([total.cpu().numpy() for total in totals])
 
 
 def _sides(layers: Sequence[Layer], kinds: Sequence[FactoredKind]) -> list[Side]:

@@ -275,8 +275,9 @@ def _sketches(sums: Sums, damping: float) -> dict[str, Sketch]:
     found: dict[str, Sketch] = {}
     for key in [key.removeprefix("S") for key in sums.tensors if key.startswith(("SA/", "SG/"))]:
         count = sums.positions[key.removeprefix("A/")] if key.startswith("A/") else sums.sampled
-        product, diagonal = (sums.tensors[f"{part}{key}"].cpu() / count for part in "SD")
-        found[key] = nystrom(product, diagonal, key).lifted(damping)
+        product, diagonal = (sums.tensors[f"{part}{key}"] / count for part in "SD")  # on the device of the model
+        sketch = nystrom(product, diagonal, key)
+        found[key] = replace(sketch, low=sketch.low.cpu(), diagonal=sketch.diagonal.cpu()).lifted(damping)
     if found:
         worst = max(found, key=lambda key: found[key].outside)
         warnings.warn(
