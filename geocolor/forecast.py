@@ -19,9 +19,11 @@ from torch import nn
 
 from geocolor.curvature import Curvature
 from geocolor.divergence import KEPT_OUTPUTS, MOST_SAMPLES, MOST_UNITS, spread
+from geocolor.graph import precision
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.memory import available, peak, resident
+from geocolor.metrics import size_of
 from geocolor.modes import evaluating
 from geocolor.pace import KnownFactors, Pace, layer_paces, pace_of, positions_in
 from geocolor.parameters import parameter_bytes
@@ -328,12 +330,11 @@ class _Work:
 
     def memory(self, searched: bool, calibrated: bool, test: Sequence[Batch] | None, refined: bool) -> int:
         curvature, hulls = self.factors(), self.pace.pair_count * self.pace.points * POINT
-        weights = DOUBLE * sum(2 * layer.parameters for layer in self.layers)  # W and W̃
-        remembered = DOUBLE * sum(2 * (layer.m**2 + layer.n**2 + layer.parameters) for layer in self.layers)
+        dtype = precision(self.layers)
         widest = max(max(layer.m, layer.n) for layer in self.layers)
-        priced = 2 * curvature + weights + 6 * DOUBLE * widest**2
-        if searched and self.pace.pair_count:
-            priced += remembered
+        priced = curvature + sum(size_of(layer, dtype) for layer in self.layers) + 6 * DOUBLE * widest**2
+        if dtype == torch.float64:  # factors are those of the curvature
+            priced -= DOUBLE * sum(layer.m**2 + layer.n**2 for layer in self.layers)
         if self.settings.memory is not None:  # the rest is read from files
             priced = min(priced, self.settings.memory - self.pace.resident)
         if searched:
