@@ -213,7 +213,8 @@ def searched(
             curvature = seen_from(model, stand_ins, graph.curvature, chosen, loss, journal=journal)
         with clock("price"):
             power = verdict.plan.aggregate
-            graph = price(model, curvature, kinds=graph.kinds, aggregate=power, progress=progress)
+            near = graph.under(power).promising(next(each.price for each in found if each.aggregate == power))
+            graph = price(model, curvature, kinds=graph.kinds, aggregate=power, near=near, progress=progress)
         found = _planned(graph, settings, clock, progress, journal)
         with clock("verify"):
             verdict = verified(model, graph, found, chosen, loss, progress=progress, journal=journal)

@@ -23,6 +23,9 @@ from geocolor.rate_distortion import Option
 from solvers import Coloring, ColumnGeneration, GroupProblem, LocalSearch, Solution, Solver, solve
 from solvers.auto import choose
 
+#: Of local search, where the solver is "auto".
+DISTURBANCES = 2
+
 
 def plan(
     graph: CostGraph,
@@ -211,10 +214,11 @@ def _search(
 def _searcher(problem: GroupProblem, solver: str | Solver) -> str | Solver:
     """What "auto" is here: a class costs eigenproblems, and the bounds of column generation do not close their gap.
 
-    Local search found the same plans of stories260K and MiniLM in half the time.
+    Local search found the same plans of stories260K and MiniLM in half the time. 0, 2 and 20 disturbances of its first
+    answer come to the same plans of stories260K at keep 0.8 and 0.5, in 1 s, 2 s and 6 s.
     """
     if solver == "auto" and isinstance(choose(problem)[0], ColumnGeneration):
-        return LocalSearch()
+        return LocalSearch(rounds=DISTURBANCES)
     return solver
 
 

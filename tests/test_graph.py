@@ -43,6 +43,24 @@ def test_the_share_of_a_layer_is_never_above_what_classes_cost(graph: CostGraph)
             assert share[list(group)].sum() <= graph.group_price(group, price) * (1 + 1e-9)
 
 
+def test_pairs_that_cost_far_more_than_apart_are_not_priced_again(network: nn.Module, curvature: Curvature) -> None:
+    graph = geocolor.price(network, curvature)
+    price = geocolor.plan(graph, 0.8, solver="private").price
+    assert graph.promising(price) is None  # nothing is known of any pair
+    graph.price_pairs()
+    near = graph.promising(price)
+    assert near is not None
+    hopeless = np.argwhere(np.triu(graph.priced_together() & ~near, 1)).tolist()
+    assert hopeless
+    for pair in np.argwhere(np.triu(graph.priced_together(), 1)).tolist():
+        apart = sum(graph.group_price((item,), price) for item in pair)
+        assert (pair in hopeless) == (graph.group_price(pair, price) > 1.1 * apart)
+    again = geocolor.price(network, curvature, near=near)
+    again.price_pairs()
+    assert {pair for pair in again.known if len(pair) == 2}.isdisjoint(map(tuple, hopeless))
+    assert math.isinf(again.group_price(hopeless[0], price))
+
+
 def test_lending_a_basis_costs_the_lender_least(graph: CostGraph) -> None:
     problem = graph.medoid_problem(2, rank_fraction=0.5)
     cost = problem.cost_matrix
