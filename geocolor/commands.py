@@ -22,13 +22,16 @@ from geocolor.backend import plan_of
 from geocolor.budget import allocate
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, load_axes, load_curvature
+from geocolor.demo import forecast_demo
 from geocolor.demo import run as run_demo
 from geocolor.digests import digest_of, digest_of_model
 from geocolor.evaluation import evaluate, evaluate_pair
 from geocolor.figures import draw_plan, draw_race
 from geocolor.forecast import Forecast, forecast, forecast_applying, forecast_measuring, forecast_refinement, lacking
+from geocolor.forecast_runs import forecast_evaluation, forecast_race
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
+from geocolor.layers import find_layers
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
 from geocolor.measured import CURVATURE, PRICES, Measured, measure_into, own_place, read_measured
 from geocolor.memory import give_back, resident
@@ -60,7 +63,7 @@ from geocolor.summary import plural
 from geocolor.tables import comparison_table, forecast_table, plan_grid, plan_table, race_table
 from geocolor.tensor_files import checksum
 from geocolor.unpacking import unpack_as_planned
-from solvers import find_solver, solve, solver_names
+from solvers import GroupProblem, MedoidProblem, PairwiseProblem, Problem, find_solver, solve, solver_names
 
 __all__ = [
     "carry_out",
@@ -80,10 +83,12 @@ FIGURES = (".png", ".svg", ".pdf")
 Form = Literal["group", "medoid", "pairwise"]
 
 
-def demo(console: Console, keep: float, out: Path) -> Report:
+def demo(console: Console, keep: float, out: Path, dry_run: bool = False) -> Report:
     check_keep(keep)
     check_place(out)
-    return run_demo(console, keep, out)
+    if dry_run:
+        return say_expected(console, forecast_demo(keep), out)
+    return run_demo(console, keep, out, lambda expecting: announce(out, expecting))
 
 
 def compress(
@@ -109,9 +114,9 @@ def compress(
     known = _read_measured(curvature_path, settings, model)
     expecting = partial(forecast, model, calibration, settings, test=test, refinement=refinement)
     if dry_run:
-        return _expected(console, expecting(), out)
+        return say_expected(console, expecting(), out)
     if settings.preset != GEO_SHARING and known is None and settings.memory is None:
-        _announce(out, expecting)
+        announce(out, expecting)
     told = asdict(settings) | {"refinement": refinement and asdict(refinement), "test data": digest_of(test)}
     with _kept(out, _measured(model, calibration, settings, known), told, overwrite) as journal:
         report, _ = compress_into(
@@ -170,9 +175,9 @@ def measure(
         if processes.world() == 1:
             expecting = partial(forecast_measuring, model, calibration, settings, pairs=pairs)
             if dry_run:
-                return _expected(console, expecting(), out)
+                return say_expected(console, expecting(), out)
             if settings.memory is None:  # timing pieces of the work takes what the work itself must not
-                _announce(out, expecting)
+                announce(out, expecting)
         clock = Clock()
         basis, told = _measured(model, calibration, settings), asdict(settings) | {"pairs": pairs}
         with _kept(own_place(out), basis, told, overwrite) as journal:
@@ -231,9 +236,9 @@ def make_plan(
     known = _read_measured(curvature_path, settings, model)
     expecting = partial(forecast, model, calibration, settings)
     if dry_run:
-        return _expected(console, expecting(), out)
+        return say_expected(console, expecting(), out)
     if settings.preset != GEO_SHARING and known is None and settings.memory is None:
-        _announce(out, expecting)
+        announce(out, expecting)
     clock = Clock()
 
     def write(folder: Path) -> None:
@@ -307,8 +312,8 @@ def carry_out(
     if isinstance(curvature, Curvature):
         expecting = partial(forecast_applying, model, plan, curvature)
         if dry_run:
-            return _expected(console, expecting(), out)
-        _announce(out, expecting)
+            return say_expected(console, expecting(), out)
+        announce(out, expecting)
     clock = Clock()
     with (curvature_path or beside).open("rb") as file:
         basis = {"model": digest_of_model(model), "curvature": hashlib.file_digest(file, "sha256").hexdigest()}
@@ -350,8 +355,8 @@ def refined(
     calibration, clock = _first(calibration, samples), Clock()
     expecting = partial(forecast_refinement, model, dense, calibration, settings, test)
     if dry_run:
-        return _expected(console, expecting(), out)
-    _announce(out, expecting)
+        return say_expected(console, expecting(), out)
+    announce(out, expecting)
     basis = {"model": digest_of_model(dense), "data": digest_of(calibration)}
     told = asdict(settings) | {"compressed model": digest_of_model(model), "test data": digest_of(test)}
     with _kept(out, basis, told, overwrite) as journal:
@@ -396,12 +401,17 @@ def evaluation(
     sequence: int,
     batch_size: int,
     samples: int | None,
+    dry_run: bool = False,
 ) -> Report:
     reference = _model(reference_source)[0] if reference_source is not None else None
     model, tokenizer = _model(source, reference)
     test = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     if reference is None and default_loss(model, test[0]).compares:
         raise ValueError(f"the loss of {source} is a distance to the dense model; name that one with --reference")
+    expecting = partial(forecast_evaluation, model, test, reference=reference)
+    if dry_run:
+        return say_expected(console, expecting(), Path(source))
+    announce(None, expecting)
     clock = Clock()
     bytes_per_unit = _bytes_per_unit(model, tokenizer, test)
     with clock("evaluate"):
@@ -432,6 +442,7 @@ def compare(
     sequence: int,
     batch_size: int,
     samples: int | None,
+    dry_run: bool = False,
 ) -> Report:
     check_settings(settings)
     check_file(figure, FIGURES)
@@ -441,6 +452,12 @@ def compare(
         raise ValueError(f"--bases holds {min(bases)}; every K must be at least 1")
     model, tokenizer = _opened(console, source, settings)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
+    count = len(find_layers(model, settings.include, settings.exclude))
+    racing = len(names) or len(solver_names(_alike(form, count)))
+    expecting = partial(forecast_race, model, calibration, settings, form, racing * (len(bases) or 3))
+    if dry_run:
+        return say_expected(console, expecting(), figure or Path())
+    announce(None, expecting)
     clock = Clock()
     _, graph = priced(model, calibration, settings, clock=clock, progress=True)
     size = len(graph.layers)
@@ -454,6 +471,13 @@ def compare(
         draw_race(rows, figure)
         _print_places(console, {"figure": str(figure)})
     return report
+
+
+def _alike(form: Form, size: int) -> Problem:
+    """A problem of that form and size, to see which solvers take it."""
+    if form == "medoid":
+        return MedoidProblem(np.zeros((size, size)), size)
+    return PairwiseProblem(np.zeros((size, size))) if form == "pairwise" else GroupProblem(size, lambda _: 0.0)
 
 
 def race(
@@ -515,7 +539,7 @@ def show(console: Console, plan_path: Path, out: Path | None) -> Report:
     return report
 
 
-def _expected(console: Console, expected: Forecast, out: Path) -> Report:
+def say_expected(console: Console, expected: Forecast, out: Path) -> Report:
     """What `--dry-run` prints."""
     console.print(forecast_table(expected))
     for lack in lacking(expected, out):
@@ -523,19 +547,22 @@ def _expected(console: Console, expected: Forecast, out: Path) -> Report:
     return expected.report()
 
 
-def _announce(out: Path, expecting: Callable[[], Forecast]) -> None:
-    """Say on standard error what is expected, unless an unfinished run is gone on with: part of it is done."""
-    if journal_folder(out).exists():
+def announce(out: Path | None, expecting: Callable[[], Forecast]) -> None:
+    """Say on standard error what is expected, unless an unfinished run is gone on with: part of it is done.
+
+    Without `out` nothing to speak of is written.
+    """
+    if out is not None and journal_folder(out).exists():
         return
     expected = expecting()
     within = f" ({duration(expected.search)} of them for the search at most)" if expected.search else ""
     Console(stderr=True).print(
-        f"expected: {duration(expected.total)}{within}, {size(expected.memory)} of memory at the peak, "
-        f"{size(expected.disk)} of disk at most",
+        f"expected: {duration(expected.total)}{within}, {size(expected.memory)} of memory at the peak"
+        + ("" if out is None else f", {size(expected.disk)} of disk at most"),
         highlight=False,
         soft_wrap=True,
     )
-    for lack in lacking(expected, out):
+    for lack in lacking(expected, out or Path()):
         warnings.warn(lack, stacklevel=2)
 
 

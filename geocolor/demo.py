@@ -1,5 +1,7 @@
 """The main job on the embedded model, with samples of both models' writing: what `make demo` shows."""
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from geocolor import data
 from geocolor.atomic import refuse_occupied
 from geocolor.embedded import MODEL
 from geocolor.embedded.corpus import Split, corpus
+from geocolor.forecast import Forecast, forecast
+from geocolor.forecast_runs import with_more
 from geocolor.pipeline import Settings, compress_into
 from geocolor.progress import waiting
 from geocolor.report import Report, weight_bytes
@@ -20,24 +24,32 @@ from geocolor.tables import comparison_table
 
 CALIBRATION_SEQUENCES = 128
 TEST_SEQUENCES = 256
+TOKENS = 160
 PROMPT = "def read_lines(path):\n"
 
 
-def run(console: Console, keep: float, out: Path) -> Report:
+def run(
+    console: Console,
+    keep: float,
+    out: Path,
+    announce: Callable[[Callable[[], Forecast]], object] = lambda expecting: None,
+) -> Report:
     """Compress the embedded model to `keep`, print how it compares, and say where everything lies.
 
-    A folder that holds something else than a former demo is refused.
+    `announce` is given what makes the forecast. A folder that holds something else than a former demo is refused.
     """
     former = out.is_dir() and (out / "report.json").exists() and (out / "plan.json").exists()
     refuse_occupied(out, overwrite=former)
     console.print(f"[bold]geocolor demo[/]: the embedded language model of Python source, keep = {keep:g}")
     model, tokenizer = data.load_model(str(MODEL))
+    calibration, test = sequences("calibration", CALIBRATION_SEQUENCES), sequences("test", TEST_SEQUENCES)
+    announce(lambda: _forecast(model, tokenizer, calibration, test, settings_for(keep)))
     report, smaller = compress_into(
         out,
         model,
-        sequences("calibration", CALIBRATION_SEQUENCES),
-        sequences("test", TEST_SEQUENCES),
-        Settings(keep=keep, solver="greedy", aggregate=1.0, rounds=1, time_limit=40),
+        calibration,
+        test,
+        settings_for(keep),
         tokenizer=tokenizer,
         save_dtype=torch.float16,
         bytes_per_unit=1.0,
@@ -55,6 +67,32 @@ def run(console: Console, keep: float, out: Path) -> Report:
     return report
 
 
+def settings_for(keep: float) -> Settings:
+    return Settings(keep=keep, solver="greedy", aggregate=1.0, rounds=1, time_limit=40)
+
+
+def forecast_demo(keep: float, timer: Callable[[], float] = time.perf_counter) -> Forecast:
+    """What the demo will take."""
+    model, tokenizer = data.load_model(str(MODEL))
+    calibration, test = sequences("calibration", CALIBRATION_SEQUENCES), sequences("test", TEST_SEQUENCES)
+    return _forecast(model, tokenizer, calibration, test, settings_for(keep), timer)
+
+
+def _forecast(
+    model: nn.Module,
+    tokenizer: Any,
+    calibration: list[Tensor],
+    test: list[Tensor],
+    settings: Settings,
+    timer: Callable[[], float] = time.perf_counter,
+) -> Forecast:
+    expected = forecast(model, calibration, settings, test=test, timer=timer)
+    complete(model, tokenizer, PROMPT, 1)
+    started = timer()
+    complete(model, tokenizer, PROMPT, TOKENS // 10)
+    return with_more(expected, {"write": 2 * 10 * (timer() - started)})
+
+
 def sequences(split: Split, count: int, length: int = 256, batch_size: int = 8) -> list[Tensor]:
     """Batches of byte sequences, spread evenly over one part of the standard library."""
     text = torch.frombuffer(bytearray(corpus(split)), dtype=torch.uint8).long()
@@ -63,7 +101,7 @@ def sequences(split: Split, count: int, length: int = 256, batch_size: int = 8) 
     return list(text[: available * length].view(available, length)[chosen].split(batch_size))
 
 
-def complete(model: nn.Module, tokenizer: Any, prompt: str, tokens: int = 160) -> str:
+def complete(model: nn.Module, tokenizer: Any, prompt: str, tokens: int = TOKENS) -> str:
     """A continuation, sampled at a low temperature from a fixed seed (greedily, small models fall into loops)."""
     inputs = tokenizer(prompt, return_tensors="pt")
     generate: Any = model.generate

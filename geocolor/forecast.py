@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,7 +90,7 @@ def forecast(
 
     Raises `ValueError` for the preset "geo-sharing": how many Hessian-vector products its axes take is not known.
     """
-    work = _timed(model, calibration, settings, loss, timer)
+    work = timed_work(model, calibration, settings, loss, timer)
     pace, bounded, powers = work.pace, settings.size, settings.powers
     searched, calibrated = settings.preset == SEARCHED, settings.preset == SEARCHED and settings.rounds > 0
     seconds = {"measure": pace.measured * positions_in(calibration)}
@@ -128,7 +129,7 @@ def forecast_measuring(
     timer: Callable[[], float] = time.perf_counter,
 ) -> Forecast:
     """Of `measure_into` in one process."""
-    work = _timed(model, calibration, settings, loss, timer)
+    work = timed_work(model, calibration, settings, loss, timer)
     seconds = {"measure": work.pace.measured * positions_in(calibration)}
     if settings.rounds:
         seconds["calibrate"] = work.calibrating()
@@ -137,7 +138,7 @@ def forecast_measuring(
     return Forecast(seconds, 0.0, work.memory(pairs, False, None, False), disk)
 
 
-def _timed(
+def timed_work(
     model: nn.Module,
     calibration: Sequence[Batch],
     settings: Settings,
@@ -276,6 +277,11 @@ class _Work:
 
     def reading(self) -> float:
         return sum(pace.read for pace in self.pace.layers.values())
+
+    def lending(self) -> float:
+        """Every layer in the basis of every other of its shape."""
+        shapes = Counter((layer.m, layer.n) for layer in self.layers)
+        return sum(shapes[layer.m, layer.n] * self.pace.layers[layer.name].fit for layer in self.layers)
 
     def spectra(self) -> float:
         return sum(pace.spectrum for pace in self.pace.layers.values())

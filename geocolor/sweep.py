@@ -39,18 +39,28 @@ def sweep(
     digests = list(dict.fromkeys(map(digest, cells)))
     by_digest = dict(zip(map(digest, cells), cells, strict=True))
     rows = _recorded(folder)
-    pending = {key: by_digest[key] for key in digests if "error" in rows.get(key, {"error": ""})}
-    if len(pending) < len(digests):
-        say(f"{len(digests) - len(pending)} of {len(digests)} cells are there already")
+    left = {key: by_digest[key] for key in digests if _open(rows, key)}
+    if len(left) < len(digests):
+        say(f"{len(digests) - len(left)} of {len(digests)} cells are there already")
     _write_results(folder, rows, digests)
-    for done, (key, row) in enumerate((_by_ray if ray else _here)(pending, work, ray), start=1):
+    for done, (key, row) in enumerate((_by_ray if ray else _here)(left, work, ray), start=1):
         rows[key] = row
         document = {"cell": by_digest[key], "row": row, "checksum": digest(row)}
         text = json.dumps(document, indent=1, default=str) + "\n"
         _write(folder / CELLS / f"{key}.json", text)
         _write_results(folder, rows, digests)
-        say(f"{done} of {len(pending)}: {row.get('error') or 'done'}")
+        say(f"{done} of {len(left)}: {row.get('error') or 'done'}")
     return [rows[key] for key in digests]
+
+
+def pending(cells: Sequence[Cell], folder: Path) -> list[Cell]:
+    """The cells that have no row yet, each once."""
+    rows = _recorded(folder)
+    return [cell for key, cell in {digest(cell): cell for cell in cells}.items() if _open(rows, key)]
+
+
+def _open(rows: Mapping[str, Row], key: str) -> bool:
+    return "error" in rows.get(key, {"error": ""})
 
 
 def digest(cell: Cell) -> str:

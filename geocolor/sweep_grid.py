@@ -1,5 +1,6 @@
 """Compression over a grid of sizes, solvers and presets: the cells of a sweep, and what each of them does."""
 
+import contextlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -10,12 +11,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from geocolor.forecast import Forecast
 from geocolor.pipeline import Settings
 from geocolor.preflight import check_settings
 from geocolor.presets import GEO_SHARING, SEARCHED
 from geocolor.quantities import duration, number, percent
 from geocolor.report import Report, finite
-from geocolor.sweep import Cell, Row, sweep
+from geocolor.sweep import Cell, Row, pending, sweep
 
 
 def grid(
@@ -40,10 +42,10 @@ def grid(
     return cells
 
 
-def compress_cell(cell: Cell) -> Row:
+def compress_cell(cell: Cell, dry_run: bool = False) -> Row:
     """Compress, save, load again and compare as `geocolor compress` does; the figures stay, the model does not.
 
-    A sentence of refusal (a budget out of reach, say) is a row too.
+    A sentence of refusal (a budget out of reach, say) is a row too. With `dry_run` the row is what is expected.
     """
     from geocolor import commands  # where a machine of a cluster begins
     from geocolor.refinement import RefineSettings
@@ -73,15 +75,46 @@ def compress_cell(cell: Cell) -> Row:
                 cell["samples"],
                 False,
                 RefineSettings(steps=cell["refine"]) if cell["refine"] else None,
+                dry_run,
             )
     except ValueError as error:
         return {**asked, "error": str(error)}
+    if dry_run:
+        return report
     figures = {key: value for key, value in report.items() if key not in ("plan", "model", "figure")}
     row: Row = finite({**figures, **asked})
     return row
 
 
-def run_sweep(console: Console, cells: Sequence[Cell], out: Path, ray: str | None) -> Report:
+def forecast_sweep(cells: Sequence[Cell]) -> Forecast:
+    """Of these cells one after the other: of each preset, one in the middle is foreseen and stands for all of it.
+
+    Raises `ValueError` where it cannot be (`geocolor.forecast`).
+    """
+    by_preset: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_preset.setdefault(cell["settings"]["preset"], []).append(cell)
+    seconds: dict[str, float] = {}
+    search, memory, disk = 0.0, 0, 0
+    for preset, alike in by_preset.items():
+        row = compress_cell(alike[len(alike) // 2], dry_run=True)
+        if "error" in row:
+            raise ValueError(row["error"])
+        seconds[f"{len(alike)} × {preset}"] = len(alike) * row["total_seconds"]
+        search += len(alike) * row["search_seconds_at_most"]
+        memory, disk = max(memory, row["memory_bytes"]), max(disk, row["disk_bytes"])
+    return Forecast(seconds, search, memory, disk)
+
+
+def run_sweep(console: Console, cells: Sequence[Cell], out: Path, ray: str | None, dry_run: bool = False) -> Report:
+    from geocolor import commands
+
+    left = pending(cells, out)
+    if dry_run:
+        return commands.say_expected(console, forecast_sweep(left), out)
+    if left and ray is None and not any(cell["settings"]["preset"] == GEO_SHARING for cell in left):
+        with contextlib.suppress(ValueError):  # a cell that cannot be run says so in its row
+            commands.announce(out, lambda: forecast_sweep(left))
     rows = sweep(
         cells, compress_cell, out, ray=ray, say=lambda line: console.print(line, highlight=False, markup=False)
     )

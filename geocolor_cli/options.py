@@ -138,13 +138,15 @@ class Demo:
     """Fraction of the parameters in scope that may remain."""
     out: Folder = Path("geocolor-demo")
     """Output folder; a former demo in it is replaced."""
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected, after timing a batch and each shape of layer."""
     json: OptionalFile = None
     """Also write the figures there."""
 
     def run(self, console: Console) -> dict[str, Any]:
         from geocolor import commands
 
-        return commands.demo(console, self.keep, self.out)
+        return commands.demo(console, self.keep, self.out, self.dry_run)
 
 
 @dataclass(frozen=True)
@@ -403,6 +405,8 @@ class Evaluate:
     """Sequences or sentences per batch."""
     samples: OptionalInt = None
     """Use at most this many sequences or sentences (all when not given)."""
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected, after timing a batch and each shape of layer."""
     json: OptionalFile = None
     """Also write there what is printed."""
 
@@ -410,7 +414,14 @@ class Evaluate:
         from geocolor import commands
 
         return commands.evaluation(
-            console, self.model, self.data, self.reference, self.sequence, self.batch_size, self.samples
+            console,
+            self.model,
+            self.data,
+            self.reference,
+            self.sequence,
+            self.batch_size,
+            self.samples,
+            self.dry_run,
         )
 
 
@@ -435,6 +446,8 @@ class Compare:
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
     figure: OptionalFile = None
     """Draw the race there."""
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected, after timing a batch and each shape of layer."""
     json: OptionalFile = None
     """Also write there what is printed."""
 
@@ -454,6 +467,7 @@ class Compare:
             self.source.sequence,
             self.source.batch_size,
             self.source.samples,
+            self.dry_run,
         )
 
 
@@ -483,6 +497,8 @@ class Sweep:
     """Run cells on all machines of a Ray cluster: its address, "auto" for the one that runs here, "local" for one
     started here; needs geocolor[ray]. One after the other in this process when not given."""
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
+    dry_run: Flag = False
+    """Only say what time, memory and disk are expected, after timing a batch and each shape of layer."""
     json: OptionalFile = None
     """Also write there what is printed."""
 
@@ -500,7 +516,7 @@ class Sweep:
         }
         chosen = settings(Budget(keep=1.0, time_limit=self.time_limit), self.source)
         cells = grid(common, chosen, self.keep, self.solver, self.preset)
-        return run_sweep(console, cells, self.out, self.ray)
+        return run_sweep(console, cells, self.out, self.ray, self.dry_run)
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,17 @@ def test_compare_races_solvers_over_bases(place: Path) -> None:
     assert (place / "race.png").stat().st_size > 0
 
 
+def test_evaluating_and_racing_are_foreseen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    small = ["--data", "text.txt", "--sequence", "32", "--dry-run"]
+    run(["evaluate", "llama", *small, "--json", "evaluate.json"])
+    run(["compare", "llama", *small, "--bases", "3", "5", "--time-limit", "2", "--json", "compare.json"])
+    assert list(strict_json(place / "evaluate.json")["seconds"]) == ["evaluate"]
+    expected = strict_json(place / "compare.json")
+    assert list(expected["seconds"]) == ["measure", "calibrate", "price", "race"]
+    assert expected["search_seconds_at_most"] % 4 == 0 < expected["search_seconds_at_most"]
+
+
 def test_ctrl_c_leaves_nothing_behind_and_exits_130(place: Path) -> None:
     before = {file.name for file in place.iterdir()}
     done = geocolor_process(place, *plain("compress", "interrupted"), "--keep", "0.5", "-o", "never")

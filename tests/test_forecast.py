@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from torch import Tensor, nn
 
+from geocolor import demo
 from geocolor.curvature import Curvature
 from geocolor.forecast import (
     Forecast,
@@ -22,6 +23,7 @@ from geocolor.forecast import (
     lacking,
     typical,
 )
+from geocolor.forecast_runs import LATENCY_PASSES, forecast_evaluation, forecast_race
 from geocolor.layers import Layer
 from geocolor.pace import positions_in
 from geocolor.pipeline import Clock, Settings, carried_out, prepare
@@ -119,6 +121,37 @@ def test_measuring_alone_is_foreseen(network: nn.Module, batches: Batches) -> No
     assert list(expected.seconds) == ["measure", "calibrate", "price"]
     assert expected.search == 0
     assert forecast_measuring(network, batches, Settings(keep=0.8), pairs=False).disk < expected.disk
+
+
+def test_evaluating_is_foreseen_in_proportion_to_the_data(network: nn.Module, batches: Batches) -> None:
+    ticks = iter(range(10**6))
+    # the clock is asked before, between and after a pass and what is computed of it
+    alone = forecast_evaluation(network, batches, timer=lambda: float(next(ticks)))
+    assert alone.seconds == {"evaluate": LATENCY_PASSES + 2.0 * len(batches)}
+    both = forecast_evaluation(network, batches * 2, reference=network, timer=lambda: float(next(ticks)))
+    assert both.seconds["evaluate"] == LATENCY_PASSES + 4.0 * len(batches)
+    assert alone.memory > 0
+    assert alone.disk == 0
+
+
+def test_a_race_is_foreseen_with_all_of_its_time_limits(network: nn.Module, batches: Batches) -> None:
+    settings = Settings(keep=0.8, time_limit=5.0, rounds=1)
+    for form in ("group", "medoid", "pairwise"):
+        expected = forecast_race(network, batches, settings, form, 6)
+        assert list(expected.seconds) == ["measure", "calibrate", "price", "race"]
+        assert expected.search == 30.0 < expected.seconds["race"]
+
+
+def test_the_demo_is_foreseen_with_the_writing_at_its_end(
+    network: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(demo, "sequences", lambda split, count: batches)
+    monkeypatch.setattr(demo.data, "load_model", lambda source: (network, None))
+    monkeypatch.setattr(demo, "complete", lambda model, tokenizer, prompt, tokens: written.append(tokens))
+    expected = demo.forecast_demo(0.8)
+    assert [*expected.seconds][-2:] == ["evaluate", "write"]
+    assert written == [1, demo.TOKENS // 10]
 
 
 def test_windows_are_measured_one_by_one(network: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,17 @@ def test_cells_are_compressed_and_a_budget_out_of_reach_is_a_row(tmp_path: Path)
     assert "svd" in console.export_text()
 
 
+def test_a_dry_run_foresees_the_cells_that_are_left_and_writes_nothing(tmp_path: Path) -> None:
+    cells = grid(COMMON, Settings(), (0.6, 0.8), ("auto",), ("svd", "svd-llm"))
+    sweep(cells[:1], lambda _: {"kept": 0.6}, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    expected = run_sweep(Console(quiet=True), cells, tmp_path, None, dry_run=True)
+    assert list(expected["seconds"]) == ["1 × svd", "2 × svd-llm"]
+    assert 0 < expected["total_seconds"] == sum(expected["seconds"].values())
+    assert expected["memory_bytes"] > expected["disk_bytes"] > 0
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 # --- machines
 
 
