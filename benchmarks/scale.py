@@ -5,8 +5,9 @@
 The statistics are given: random ones of the model's shapes, written to a file that pricing reads layer by layer, as
 `--memory` has it. A residual stream that turns slowly from block to block makes neighbours alike; its spectrum and
 those of gradients fall as powers. Then pairs are priced and a plan is searched, and nothing is run through the model.
-Times are the processor's, memory is what the process held at its peak above what it held with the model alone. Every
-setting runs in a process of its own, results are written after each, and a run goes on where it stopped.
+Times are the processor's, memory is what the process held at its peak above what it held with the model and all
+libraries. The memory that is allowed depends on the width alone. Every setting runs in a process of its own, results
+are written after each, and a run goes on where it stopped: what is not in the results has not been measured.
 """
 
 import json
@@ -32,7 +33,7 @@ from geocolor.layers import find_layers
 from geocolor.memory import forget_peak, peak, resident
 from geocolor.pipeline import Clock
 from geocolor.planning import plan
-from geocolor.quantities import duration, parse_size, size
+from geocolor.quantities import duration, size
 
 Row = dict[str, Any]
 
@@ -74,8 +75,8 @@ class Arguments:
     """Blocks and width of the model at last: with 2048, 1.4 thousand million parameters. 0 0 for none."""
     keep: float = 0.8
     """Fraction of the parameters kept."""
-    memory: str = "4GB"
-    """Pricing may hold so much, beside the model."""
+    memory: int = 1000
+    """Bytes that may be held beside the model, for each entry of a square matrix of its width: 4.2 GB at 2048."""
     time_limit: float = 60.0
     """Seconds for each search."""
     seconds: float = 540.0
@@ -187,13 +188,15 @@ def statistics_of(model: nn.Module, hidden: int) -> Curvature:
 def measured(blocks: int, hidden: int, arguments: Arguments, folder: Path) -> Row:
     """One setting, in this process."""
     clock = Clock(timer=time.process_time)
-    model = model_of(blocks, hidden)
+    model, allowed = model_of(blocks, hidden), arguments.memory * hidden**2
     path = folder / "statistics.safetensors"
     with clock("statistics"):
         statistics_of(model, hidden).save(path)
+    warm = model_of(1, 32)
+    plan(price(warm, statistics_of(warm, 32)), arguments.keep, time_limit=1.0)  # loads what searching needs
     forget_peak()
     before = resident()
-    curvature = load_curvature(path, parse_size(arguments.memory) // 2)
+    curvature = load_curvature(path, allowed // 2)
     graph = price(model, curvature, aggregate=(1.0, 2.0))
     with clock("nearest"):
         together = graph.priced_together()
@@ -211,7 +214,7 @@ def measured(blocks: int, hidden: int, arguments: Arguments, folder: Path) -> Ro
         "parameters": graph.parameters_dense,
         "pairs": int(together.sum() - len(together)) // 2,
         "classes": len(graph.known),
-        "memory": arguments.memory,
+        "allowed": allowed,
         "peak": peak() - before,
         "model_bytes": sum(each.numel() * each.element_size() for each in model.parameters()),
         "statistics_bytes": path.stat().st_size,
@@ -240,7 +243,7 @@ def measure_all(arguments: Arguments, rows: list[Row], console: Console) -> None
             return
         with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
             program = f"import sys; from benchmarks.scale import *; child({blocks}, {hidden}, {folder!r})"
-            told = [str(arguments.keep), arguments.memory, str(arguments.time_limit)]
+            told = [str(arguments.keep), str(arguments.memory), str(arguments.time_limit)]
             subprocess.run([sys.executable, "-c", program, *told], check=True)
             rows.append(json.loads((Path(folder) / "row.json").read_text()))
         write(rows, arguments.output)
@@ -252,7 +255,7 @@ def measure_all(arguments: Arguments, rows: list[Row], console: Console) -> None
 def child(blocks: int, hidden: int, folder: str) -> None:
     torch.set_num_threads(1)
     keep, memory, limit = sys.argv[1:]
-    arguments = Arguments(keep=float(keep), memory=memory, time_limit=float(limit))
+    arguments = Arguments(keep=float(keep), memory=int(memory), time_limit=float(limit))
     row = measured(blocks, hidden, arguments, Path(folder))
     (Path(folder) / "row.json").write_text(json.dumps(row))
 
@@ -297,25 +300,27 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         time_panel.set_ylabel("seconds of one core")
         time_panel.margins(y=0.12)
         dense, held = [row["statistics_dense_bytes"] / 1e9 for row in own], [row["peak"] / 1e9 for row in own]
-        memory_panel.bar([p - 0.16 for p in places], dense, 0.3, color="#c9c9c9", label="all statistics, if held")
+        memory_panel.bar(
+            [p - 0.16 for p in places], dense, 0.3, color="#c9c9c9", label="what all statistics would take"
+        )
         memory_panel.bar(
             [p + 0.16 for p in places], held, 0.3, color="#c1553b", label="held at the peak, beside the model"
         )
         for place, a, b in zip(places, dense, held, strict=True):
             for x, value in ((place - 0.16, a), (place + 0.16, b)):
                 memory_panel.text(x, value, f"{value:.2g}", ha="center", va="bottom", fontsize=8)
+        strokes = [row["allowed"] / 1e9 for row in own]
+        memory_panel.hlines(strokes, [p - 0.35 for p in places], [p + 0.35 for p in places], color="black", lw=1.2)
+        memory_panel.hlines([], [], [], color="black", lw=1.2, label="allowed")
         memory_panel.set_yscale("log")
+        memory_panel.set_ylim(min(dense) / 3, 8 * max(*dense, *strokes))
         memory_panel.set_xticks(places, labels, fontsize=8)
         memory_panel.set_title(f"Memory by {'depth' if what == 'blocks' else 'width'}: {fixed}", fontsize=10)
         memory_panel.set_ylabel("GB (logarithmic)")
-        memory_panel.axhline(float(parse_size(rows[0]["memory"])) / 1e9, color="black", lw=0.8, ls="--")
-        memory_panel.margins(y=0.2)
     for panel in above.ravel():
         panel.spines[["top", "right"]].set_visible(False)
     above[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
-    above[1, 0].legend(
-        fontsize=8, frameon=False, loc="upper left", title=f"dashed: {rows[0]['memory']} allowed", title_fontsize=8
-    )
+    above[1, 0].legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
     title = "A plan from given statistics: Llama shapes, 7 matrices a block, random weights, keep 0.8"
     figure.suptitle(title, fontsize=12, weight="bold")
     form = path.suffix.removeprefix(".")
@@ -324,7 +329,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def _label(row: Row, what: str) -> str:
     first = f"{row[what]}{' blocks' if what == 'blocks' else ' wide'}"
-    return f"{first}\n{row['layers']} layers\n{row['pairs']} pairs\n{row['parameters'] / 1e6:.3g} M"
+    return f"{first}\n{row['layers']} layers\n{row['pairs']} pairs\n{row['parameters'] / 1e6:.3g} M weights"
 
 
 def main(arguments: Arguments) -> None:

@@ -29,19 +29,20 @@ def test_every_setting_is_measured_once_in_a_process_of_its_own(tmp_path: Path) 
     arguments = Arguments(
         output=tmp_path / "scale.json",
         figure=tmp_path / "scale.png",
-        blocks=(1, 2),
+        blocks=(1,),
         narrow=32,
         widths=(32,),
         few=1,
         largest=(0, 0),
         time_limit=2.0,
-        memory="1GB",
+        memory=100_000,
     )
-    assert settings(arguments) == [(1, 32), (2, 32)]
+    assert settings(arguments) == [(1, 32)]
+    assert settings(Arguments(blocks=(4, 2), narrow=8, widths=(16,), few=1)) == [(2, 8), (1, 16), (4, 8), (32, 2048)]
     main(arguments)
     before = (tmp_path / "scale.json").read_bytes()
     rows = json.loads(before)["rows"]
-    assert [row["layers"] for row in rows] == [7, 14]
+    assert [row["layers"] for row in rows] == [7]
     assert all(0 < row["damage_relative_to_no_sharing"] <= 1 and row["peak"] > 0 for row in rows)
     main(arguments)
     assert (tmp_path / "scale.json").read_bytes() == before
