@@ -257,17 +257,20 @@ def _spanned(turned: Sequence[Metric], mean: Factor, columns: int) -> Tensor | N
     """`class_basis` within what is leading in the members, where that is less than the width; else None.
 
     With `Y Yᵀ` nearly `Σ Wᵀ G W` it is `Y U Σ⁻¹` by the eigenvectors of `Yᵀ Ā Y = U Σ² Uᵀ`: no root of `Ā`, and no
-    eigenproblem of its size. Fewer than `columns` where no more are numerically independent.
+    eigenproblem of its size (of one layer, none: `U = I`). Fewer than `columns` where no more are numerically
+    independent.
     """
     if len(mean) < WIDE:
         return None
     spans = [member.span for member in turned]
-    if sum(span.shape[1] for span in spans) >= len(mean):
+    if len(spans) > 1 and sum(span.shape[1] for span in spans) >= len(mean):
         return None
-    Y = torch.cat(spans, 1)
-    values, vectors = _eigen(Y.T @ mean.times(Y))
+    Y = torch.cat(spans, 1) if len(spans) > 1 else spans[0]
+    values, vectors = _eigen(Y.T @ mean.times(Y)) if len(spans) > 1 else (turned[0].spectrum[: Y.shape[1]], None)
     scales = values.clamp(min=0).sqrt()
     sound = min(columns, int((scales > SMALLEST[scales.dtype] * scales[0]).sum()))
+    if vectors is None:
+        return Y[:, :sound] / scales[:sound]
     return Y @ (vectors[:, :sound] / scales[:sound])
 
 

@@ -23,6 +23,8 @@ from geocolor.bases import (
     two_sided_damage,
 )
 from geocolor.curvature.sketch import Sketch
+from geocolor.layers import Layer
+from geocolor.rate_distortion import options
 
 sizes = st.integers(2, 6)
 seeds = st.integers(0, 2**16)
@@ -245,3 +247,25 @@ def test_the_mirror_of_a_mirror_is_the_layer_itself() -> None:
     assert layer.mirror.mirror is layer
     assert layer.mirror.narrow is layer
     assert layer.mirror.energy == layer.energy
+
+
+@pytest.mark.parametrize(("m", "n"), [(24, 24), (24, 16), (16, 24)])
+def test_the_leading_basis_of_one_layer_is_its_best(m: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geocolor.bases.WIDE", 1)
+    layer = metric(*falling(1, m, n))
+    for side in ("in", "out"):
+        curve = one_sided_damage(layer, class_basis([layer], side, 2), side)  # type: ignore[arg-type]
+        torch.testing.assert_close(curve, damage_alone(layer)[:3], rtol=0, atol=1e-9 * layer.energy)
+
+
+def test_layers_of_zeros_have_a_basis_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("geocolor.bases.WIDE", 1)
+    torch.manual_seed(0)
+    identity = torch.eye(6, dtype=torch.float64)
+    nothing = [metric(torch.zeros(6, 6, dtype=torch.float64), identity, identity) for _ in range(2)]
+    assert frames(nothing, "in", 3)[0].shape[1] <= 3
+    factors = factorize("in", {"a": nothing[0], "b": nothing[1]}, 3)
+    assert factors.right is not None
+    assert factors.right.shape == (6, 3)
+    found = options([Layer(name, 6, 6, "linear") for name in "ab"], nothing, ("in", "out", "both"), (1.0,))[1.0, 0.0]
+    assert all(found.damage == 0)
