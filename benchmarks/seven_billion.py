@@ -11,7 +11,8 @@ Weights and tokens are random, made on the device; times do not depend on what t
   and the search on them, the checksum of the weights. No product or decomposition of d × d matrices is done there.
 
 Statistics are gathered for `window` blocks at a time, each with a pass over the data, so that the device holds the
-model, one batch and those sums. Looks from smaller models are left out.
+model, one batch and those sums. Looks from smaller models are left out: `geocolor.calibrate` multiplies with the
+float64 statistics where they are, on the CPU.
 """
 
 import json

@@ -114,18 +114,18 @@ def factorize_class(
     assert cls.rank is not None
     members = {name: metrics[name] for name in cls.layers}
     if cls.medoid is not None:
-        left, right = medoid_basis(metrics[cls.medoid], cls.rank)
-        factors = Factors("both", cls.layers, {}, left, right)
+        factors = Factors("both", cls.layers, {}, *medoid_basis(metrics[cls.medoid], cls.rank))
     else:
         factors = factorize(cls.kind, members, cls.rank, cls.right_rank)
         if beta is None:
             return factors, {}
     fits = {}
+    left, right = (None if basis is None else basis.cpu().double() for basis in (factors.left, factors.right))
     for name, member in members.items():
-        eigen = eigen_metric(member.weight, curvature.G[name], curvature.A[name], flat_energy)
-        fits[name] = fit(eigen, factors.left, factors.right, beta)
+        G, A = curvature.G[name], curvature.A[name]
+        fits[name] = fit(eigen_metric(member.weight.to(G), G, A, flat_energy), left, right, beta)
     fitted = {name: result.coefficients for name, result in fits.items()}
-    return Factors(factors.kind, factors.layers, fitted, factors.left, factors.right), fits
+    return Factors(factors.kind, factors.layers, fitted, left, right), fits
 
 
 def factorize_lent(

@@ -294,10 +294,12 @@ class CostGraph:
         A, G = self.curvature.A, self.curvature.G
         for i in track(range(size), "pricing layers in every candidate basis", wanted=progress):
             layer = self.layers[i]
-            eigen = eigen_metric(self.metrics[layer.name].weight, G[layer.name], A[layer.name], flat_energy)
+            weight = self.metrics[layer.name].weight.to(G[layer.name])
+            eigen = eigen_metric(weight, G[layer.name], A[layer.name], flat_energy)
             for b in range(size):
                 if can_share((layer, self.layers[b]), "both"):
-                    cost[i, b] = fit(eigen, *bases_of[b], beta=beta).sharp_damage
+                    left, right = bases_of[b]
+                    cost[i, b] = fit(eigen, left.to(weight), right.to(weight), beta).sharp_damage
         return MedoidProblem(cost, K=bases)
 
     def to_networkx(self, price: float) -> "nx.Graph[str]":
