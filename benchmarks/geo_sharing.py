@@ -11,13 +11,14 @@ and a run goes on where it stopped. Seconds are those of the processor, on one t
 import copy
 import json
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import tyro
@@ -30,19 +31,23 @@ from geocolor.backend import factored_layers
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, load_axes, measure, measure_axes
 from geocolor.curvature.lanczos import Which
-from geocolor.geo_sharing import plan_geo_sharing, spread
+from geocolor.divergence import divergence_of
+from geocolor.geo_sharing import geo_sharing, plan_geo_sharing, spread
 from geocolor.graph import price
 from geocolor.layers import Layer, find_layers, weight_of
+from geocolor.losses import Classification
 from geocolor.modes import evaluating
 from geocolor.planning import plan
 from geocolor.plans import Plan
 from geocolor.stand_ins import StandIn, replaced
+from geocolor.storage import load, save
 from geocolor.trust_region import Mode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes as Panel
 
 Row = dict[str, Any]
+Part = Literal["dials", "whole"]
 SIDES: tuple[Which, ...] = ("minor", "leading")
 
 
@@ -72,6 +77,14 @@ class Arguments:
     """Clips behind the Hessian."""
     test_batches: int = 5
     """Test batches that damage is measured on, spread evenly."""
+    parts: tuple[Part, ...] = ("dials", "whole")
+    """The two dials on three blocks, and whole plans of the preset."""
+    whole_keep: float = 0.7
+    """Fraction of the parameters that whole plans keep."""
+    whole_axes: tuple[int, ...] = (4, 10, 25)
+    """Numbers of axes of whole plans."""
+    whole_samples: int = 2
+    """Clips behind the Hessians of whole plans: every layer has its own axes."""
     report_only: bool = False
     """Measure nothing, only draw the figure."""
 
@@ -118,6 +131,55 @@ class Bench:
 
 def run(bench: Bench) -> None:
     """All measurements that are missing."""
+    if "whole" in bench.arguments.parts:
+        for t in bench.arguments.whole_axes:
+            whole(bench, t)
+    if "dials" in bench.arguments.parts:
+        dials(bench)
+
+
+def whole(bench: Bench, t: int) -> None:
+    """The preset on all layers of the model, saved, loaded again and measured on all test clips."""
+    arguments, subject = bench.arguments, bench.subject
+    key = {"part": "whole", "axes": t, "keep": arguments.whole_keep, "samples": arguments.whole_samples}
+    if bench.done(**key):
+        return
+    begun = time.process_time()
+    made, curvature = geo_sharing(
+        bench.model,
+        subject.calibration,
+        subject.loss,
+        keep=arguments.whole_keep,
+        axes=t,
+        samples=arguments.whole_samples,
+        layers=find_layers(bench.model, subject.include),
+        progress=True,
+    )
+    seconds = time.process_time() - begun
+    with tempfile.TemporaryDirectory() as folder:
+        save(apply(bench.model, made, curvature), Path(folder) / "model")
+        loaded = load(bench.model, Path(folder) / "model")
+    right = clips = 0
+    with evaluating(loaded):
+        for batch in subject.test:
+            labels = Classification().labels(batch)
+            right += int((subject.loss.forward(loaded, batch).argmax(-1) == labels).sum())
+            clips += len(labels)
+    bench.record(
+        key
+        | {
+            "layers": len(made.layers),
+            "shared": sum(len(cls.layers) for cls in made.classes if len(cls.layers) > 1),
+            "kept": made.kept,
+            "measured": divergence_of(bench.model, loaded, subject.test, subject.loss),
+            "accuracy": right / clips,
+            "seconds": seconds,
+        }
+    )
+
+
+def dials(bench: Bench) -> None:
+    """Damage against axes and radius, and time against axes, on three blocks."""
     arguments = bench.arguments
     batches = spread(bench.subject.calibration, arguments.samples)
     for which in SIDES:
