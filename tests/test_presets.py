@@ -147,6 +147,31 @@ def test_basis_sharing_factorises_stacked_weights_in_pooled_inputs(model: nn.Mod
     assert plan.class_of("layers.0.fc2").layers == ("layers.0.fc2",)
 
 
+def test_basis_sharing_refits_coefficients_on_what_the_smaller_model_produces(model: nn.Module, clips: Batches) -> None:
+    smaller, plan = compressed(model, clips, "basis-sharing", keep=0.5)
+    first, second = plan.class_of("layers.2.fc1").layers
+    bases = [factored_layers(smaller)[name].bases()["right"].map.weight for name in (first, second)]
+    assert bases[0] is bases[1]
+    basis = bases[0].detach().double()
+    for name in (first, second):
+        x = inputs(smaller, clips, name)  # coefficients further on do not change it
+        expected = torch.linalg.lstsq(x @ basis.T, x @ weight(model, name).T).solution.T @ basis
+        torch.testing.assert_close(held(smaller, name), expected, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize(("preset", "size"), [("", 2), ("-3", 3), ("-4", 4), ("-all", 4)])
+def test_basis_sharings_ranks_follow_its_formula(model: nn.Module, clips: Batches, preset: str, size: int) -> None:
+    """`k = ⌊nx·nf·g·keep / (nx + nf·g)⌋` of `g` layers, nf × nx each; one more where the budget is not spent by it."""
+    keep = 0.7
+    _, plan = compressed(model, clips, f"basis-sharing{preset}", keep)
+    blocks = {name.rpartition(".")[0] for name in plan.layers if name.startswith("layers.")}
+    assert max(len(cls.layers) for cls in plan.classes) == min(size, len(blocks))
+    for cls in plan.classes:
+        nf, nx = (weight(model, cls.layers[0]).shape[side] for side in (0, 1))
+        g = len(cls.layers)
+        assert cls.rank in (max(1, formula := int(nx * nf * g * keep / (nx + nf * g))), formula + 1)
+
+
 def test_basis_sharing_updates_at_small_sizes_alone() -> None:
     assert PRESETS["basis-sharing"].updated_below == 0.6
 
