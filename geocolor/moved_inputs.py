@@ -59,7 +59,8 @@ def moved_inputs(
 def moved_on_disk(A: OnDisk, curvature: Curvature, journal: Journal, move: Move) -> OnDisk:
     """What `move` makes of a window of layers at a time, in a file of the journal, or a temporary one."""
     folder = journal.folder or temporary_folder()
-    path = folder / f"look-{curvature.rounds}-{KIND}-{processes.rank()}-of-{processes.world()}.safetensors"
+    look, process = f"look-{curvature.damping:g}-{curvature.rounds}", f"{processes.rank()}-of-{processes.world()}"
+    path = folder / f"{look}-{KIND}-{process}.safetensors"
     if not all(processes.gathered(path.is_file())):
         with tempfile.TemporaryDirectory(dir=folder) as parts:
             files: list[TensorFile] = []

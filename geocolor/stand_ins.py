@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from geocolor.bases import factorize
-from geocolor.budget import allocate
+from geocolor.budget import Group, allocate
 from geocolor.carry_out import factorize_class
 from geocolor.graph import CostGraph
+from geocolor.habits import neighbours
 from geocolor.layers import Layer, as_stored
 from geocolor.plans import Plan
+from geocolor.rate_distortion import Option
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,35 @@ def without_sharing(graph: CostGraph, keep: float, *, every: bool = False) -> li
     """
     groups = [(i,) for i in range(len(graph.layers))]
     alone = allocate(graph, groups, int(keep * graph.parameters_dense), at_least=True)
-    found = []
-    for index, (layer, option) in enumerate(zip(graph.layers, alone.options, strict=True)):
+    options = list(alone.options)
+    for index, option in enumerate(options):
         if option.kind == "dense" and every:
             hull = graph.hull((index,))
             factored = hull.take((hull.kind != "dense").nonzero()[0])
-            option = factored[factored.at(alone.price)]
+            options[index] = factored[factored.at(alone.price)]
+    return _factored(graph, groups, options)
+
+
+def among_neighbours(graph: CostGraph, keep: float, size: int) -> list[StandIn]:
+    """Those of the best allocation in which `size` consecutive blocks share; none where there are no such blocks."""
+    groups: list[Group] = []
+    for group in neighbours(graph.layers, size):
+        groups += [group] if len(graph.hull(group)) else [(i,) for i in group]
+    if all(len(group) == 1 for group in groups):
+        return []
+    return _factored(graph, groups, allocate(graph, groups, int(keep * graph.parameters_dense), at_least=True).options)
+
+
+def _factored(graph: CostGraph, groups: Sequence[Group], options: Sequence[Option]) -> list[StandIn]:
+    """What stands for the layers of every class that is not left dense."""
+    found = []
+    for group, option in zip(groups, options, strict=True):
         if option.kind != "dense":
             assert option.rank is not None
-            factors = factorize(option.kind, {layer.name: graph.metrics[layer.name]}, option.rank)
-            found.append(StandIn(layer, factors.dense(layer.name)))
+            layers = [graph.layers[i] for i in group]
+            metrics = {layer.name: graph.metrics[layer.name] for layer in layers}
+            factors = factorize(option.kind, metrics, option.rank)
+            found += [StandIn(layer, factors.dense(layer.name)) for layer in layers]
     return found
 
 

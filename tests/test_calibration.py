@@ -13,7 +13,7 @@ from geocolor.divergence import divergence_of
 from geocolor.journal import Journal
 from geocolor.layers import weight_of
 from geocolor.losses import Classification, SquaredError
-from geocolor.stand_ins import StandIn, planned, replaced, without_sharing
+from geocolor.stand_ins import StandIn, among_neighbours, planned, replaced, without_sharing
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -148,3 +148,36 @@ def test_a_slope_next_to_nothing_says_little() -> None:
     assert nothing == pytest.approx(1.0, rel=1e-3)  # that of all of them, not 1,000
     common = 45 / 4
     assert [first * common, second * common, fourth * common] == pytest.approx([10, 15, 5], rel=0.15)
+
+
+class Narrow(nn.Module):
+    """A residual block of which only some hidden units are used, others in every block."""
+
+    def __init__(self, width: int, hidden: int, used: int) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, width, bias=False)
+        chosen = torch.zeros(hidden).index_fill(0, torch.randperm(hidden)[:used], 1.0)
+        with torch.no_grad():
+            self.up.weight.mul_(chosen[:, None])
+            self.down.weight.mul_(chosen)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(self.up(x))
+
+
+@pytest.mark.parametrize(("used", "raised"), [(6, True), (16, False)])
+def test_directions_that_only_look_free_are_damped(used: int, raised: bool) -> None:
+    """What one layer writes where the next does not read looks free, and so does what that one reads there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[Narrow(16, 16, used) for _ in range(4)]).double()
+    x = torch.randn(256, 16, dtype=torch.float64)
+    batches = [(x, torch.zeros_like(x))]
+    curvature = geocolor.measure(model, batches, SquaredError(), draws=8)
+    after = calibrate(model, curvature, batches, SquaredError(), keep=0.5, rounds=2)
+    assert (after.damping > curvature.damping) == raised
+    groups = among_neighbours(geocolor.price(model, after, kinds=("in", "out")), 0.5, 4)
+    predicted = sum(after.damage(each.layer.name, each.weight - weight_of(model, each.layer)) for each in groups)
+    with torch.no_grad(), replaced(model, groups):
+        y = model(x)
+    measured = 0.5 * float((y - model(x).detach()).square().sum()) / len(x)
+    assert measured < 3 * predicted

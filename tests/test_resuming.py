@@ -47,11 +47,11 @@ LEDGER = "ledger.jsonl"
 STAGES = [
     "run.json",
     "measured-0-of-1.safetensors",
-    f"{LEDGER}:look/0",
+    f"{LEDGER}:look/0.001/0",
     "pairs-1-0.safetensors",
     f"{LEDGER}:plan/1/2",
     f"{LEDGER}:verdict/1",
-    f"{LEDGER}:look/1",
+    f"{LEDGER}:look/0.001/1",
     f"{LEDGER}:verdict/2",
     "factors-0.safetensors",
     "update-2.safetensors",
