@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from itertools import product
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import unfold
+from torch.nn.functional import linear, unfold
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -159,8 +161,9 @@ def linear_maps(model: nn.Module) -> Iterator[Layer]:
         weight = module._parameters.get("weight")  # absent where a parametrization computes the weight
         if not name or weight is None or not weight.is_floating_point() or _replaced(module) or is_offloaded(module):
             continue
-        forward = type(module).forward
-        if isinstance(module, nn.Linear) and forward is nn.Linear.forward:
+        kind: Any = type(module)
+        forward = kind.forward
+        if isinstance(module, nn.Linear) and (forward is nn.Linear.forward or _multiplies(kind)):
             # nn.MultiheadAttention reads the weight of this one and never calls it
             if not isinstance(module, NonDynamicallyQuantizableLinear):
                 yield Layer(name, module.out_features, module.in_features, "linear")
@@ -170,6 +173,25 @@ def linear_maps(model: nn.Module) -> Iterator[Layer]:
             geometry = geometry_of(module)
             if geometry is not None and module.groups == 1 and module.padding_mode == "zeros":
                 yield Layer(name, weight.shape[0], weight[0].numel(), "conv2d", geometry)
+
+
+@functools.cache
+def _multiplies(kind: type[nn.Linear]) -> bool:
+    """Whether a class of its own `forward`, and no state of its own, computes what nn.Linear does (Falcon's does)."""
+    if kind.__init__ is not nn.Linear.__init__:
+        return False
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        x = torch.randn(2, 4, 3, dtype=torch.float64, device="cpu")
+        for bias, training in product((True, False), repeat=2):
+            small = kind(3, 5, bias=bias, device="cpu", dtype=torch.float64).train(training)
+            try:
+                y = small(x)
+            except Exception:  # it asks for more than an input
+                return False
+            if not isinstance(y, Tensor) or not torch.allclose(y, linear(x, small.weight, small.bias)):
+                return False
+    return True
 
 
 def _replaced(module: nn.Module) -> bool:

@@ -67,8 +67,7 @@ def is_packed(module: nn.Module) -> bool:
 class OpenAttention(nn.Module):
     """What an nn.MultiheadAttention computes, with `q`, `k`, `v` and `out` as layers."""
 
-    #: Torch's encoder layers read these and then call the module instead of their fused kernel.
-    in_proj_bias = None
+    #: Torch's encoder layers read this and then call the module instead of their fused kernel.
     _qkv_same_embed_dim = False
 
     def __init__(self, packed: nn.MultiheadAttention) -> None:
@@ -84,6 +83,7 @@ class OpenAttention(nn.Module):
         self.q, self.k, self.v = (_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
         self.out = _linear(packed.out_proj.weight, packed.out_proj.bias)
         self.register_buffer("in_proj_weight", _mark(weights[0], 3, 1))
+        self.register_buffer("in_proj_bias", weights[0].detach().new_empty(0), persistent=False)  # some models fill it
         self.train(packed.training)
 
     def close(self) -> nn.MultiheadAttention:

@@ -63,6 +63,11 @@ def speech(generator: torch.Generator) -> dict[str, Tensor]:
     return {"input_features": torch.randn(SAMPLES, 8, 16, generator=generator), "labels": labels}
 
 
+def sounds(generator: torch.Generator) -> dict[str, Tensor]:
+    waves = torch.randn(SAMPLES, 96, generator=generator)
+    return {"input_values": waves, "labels": torch.randint(2, (SAMPLES,), generator=generator)}
+
+
 def sequences(generator: torch.Generator) -> tuple[Tensor, Tensor]:
     x = torch.randn(SAMPLES, LENGTH, WIDTH, generator=generator)
     return x, torch.randint(5, (SAMPLES,), generator=generator)
@@ -227,6 +232,39 @@ CASES = [
         ),
         tokens,
     ),
+    Case(
+        "Gemma-3 (windows)",
+        of(hf.Gemma3ForCausalLM, hf.Gemma3TextConfig, **DECODER, head_dim=4, sliding_window=4),
+        tokens,
+    ),
+    Case(
+        "Falcon (fused qkv, own Linear)",
+        of(
+            hf.FalconForCausalLM,
+            hf.FalconConfig,
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=HEADS,
+            **SPECIAL,
+        ),
+        tokens,
+    ),
+    Case(
+        "GPT-J",
+        of(
+            hf.GPTJForCausalLM,
+            hf.GPTJConfig,
+            vocab_size=VOCABULARY,
+            n_positions=32,
+            n_embd=WIDTH,
+            n_layer=2,
+            n_head=HEADS,
+            rotary_dim=4,
+            **SPECIAL,
+        ),
+        tokens,
+    ),
     # mixtures of experts, state space
     Case("Mixtral", of(hf.MixtralForCausalLM, hf.MixtralConfig, **DECODER, **EXPERTS), tokens),
     Case(
@@ -239,6 +277,41 @@ CASES = [
             num_experts_per_tok=2,
             moe_intermediate_size=24,
             shared_expert_intermediate_size=16,
+        ),
+        tokens,
+    ),
+    Case(
+        "Qwen3-MoE",
+        of(
+            hf.Qwen3MoeForCausalLM,
+            hf.Qwen3MoeConfig,
+            **DECODER,
+            head_dim=4,
+            num_experts=4,
+            num_experts_per_tok=2,
+            moe_intermediate_size=24,
+        ),
+        tokens,
+    ),
+    Case(
+        "DeepSeek-V3 (latent attention)",
+        of(
+            hf.DeepseekV3ForCausalLM,
+            hf.DeepseekV3Config,
+            **SIZES,
+            **SPECIAL,
+            num_key_value_heads=HEADS,
+            moe_intermediate_size=24,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            n_group=2,
+            topk_group=1,
+            first_k_dense_replace=1,
+            q_lora_rank=8,
+            kv_lora_rank=8,
+            qk_rope_head_dim=4,
+            qk_nope_head_dim=4,
+            v_head_dim=4,
         ),
         tokens,
     ),
@@ -256,6 +329,23 @@ CASES = [
             hidden_size=WIDTH,
             state_size=4,
             num_hidden_layers=2,
+            **SPECIAL,
+        ),
+        tokens,
+    ),
+    Case(
+        "Mamba-2",
+        of(
+            hf.Mamba2ForCausalLM,
+            hf.Mamba2Config,
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            state_size=4,
+            num_hidden_layers=2,
+            num_heads=4,
+            head_dim=8,
+            n_groups=1,
+            chunk_size=4,
             **SPECIAL,
         ),
         tokens,
@@ -339,6 +429,23 @@ CASES = [
         speech,
         Custom(own_loss),
     ),
+    Case(
+        "wav2vec 2.0",
+        of(
+            hf.Wav2Vec2ForSequenceClassification,
+            hf.Wav2Vec2Config,
+            **VISION,
+            conv_dim=(8, 8),
+            conv_stride=(4, 2),
+            conv_kernel=(4, 2),
+            num_feat_extract_layers=2,
+            num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+            classifier_proj_size=8,
+            mask_time_prob=0.0,
+        ),
+        sounds,
+    ),
     # images, images with text
     Case("ViT", of(hf.ViTForImageClassification, hf.ViTConfig, **VISION, image_size=16, patch_size=4), images(16)),
     Case(
@@ -386,6 +493,17 @@ CASES = [
             text_config={**SIZES, **SPECIAL},
             vision_config={**VISION, "image_size": 16, "patch_size": 4},
             projection_dim=12,
+        ),
+        captions,
+        Custom(own_loss),
+    ),
+    Case(
+        "SigLIP (in_proj)",
+        of(
+            hf.SiglipModel,
+            hf.SiglipConfig,
+            text_config={**SIZES, **SPECIAL, "projection_size": WIDTH},
+            vision_config={**VISION, "image_size": 16, "patch_size": 4},
         ),
         captions,
         Custom(own_loss),

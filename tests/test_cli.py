@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -328,6 +329,43 @@ def test_ctrl_c_while_writing_keeps_what_was_there(
     assert [file.name for file in mine.parent.iterdir()] == ["mine.txt"]
     assert {file.name for file in place.iterdir()} == before | {"kept.partial"}  # which the same command goes on from
     shutil.rmtree(place / "kept.partial")
+
+
+@pytest.mark.parametrize(
+    ("step", "command"),
+    [
+        ("compress_into", [*plain("compress"), "--keep", "0.6", "-o", "mine", "--overwrite"]),
+        ("measure_into", [*plain("measure")[:-2], "-o", "mine", "--overwrite"]),
+        ("prepare", [*plain("plan"), "--keep", "0.6", "-o", "mine", "--overwrite"]),
+        ("load_curvature", ["apply", "program_of_the_cli_tests:network", "plan.json", "-o", "mine", "--overwrite"]),
+        ("_model", ["refine", "smaller", "llama", "--data", "text.txt", "-o", "mine", "--overwrite"]),
+        ("evaluate", [*plain("evaluate")[:-2], "--json", "mine/mine.txt"]),
+        ("race", [*plain("compare"), "--json", "mine/mine.txt"]),
+        ("compress", ["sweep", *plain("compress")[1:], "--keep", "0.6", "-o", "mine"]),
+        ("run_demo", ["demo", "-o", "of-demo"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_ctrl_c_in_any_command_is_a_sentence_and_keeps_what_was_there(
+    planned: Path, tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch, step: str, command: list[str]
+) -> None:
+    for name in ("program_of_the_cli_tests.py", "planned/plan.json", "planned/curvature.safetensors"):
+        shutil.copy(planned.parent / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "mine" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+
+    def interrupted(*_: Any, **__: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(commands, step, interrupted)
+    before = {file.name for file in tmp_path.iterdir()}
+    said = refuse(*command, status=130)
+    assert said.endswith(SENTENCE + "\n")
+    assert mine.read_text() == "mine"
+    assert {file.name for file in tmp_path.iterdir()} - before <= {"__pycache__"}
 
 
 def test_mistake_as_a_process_is_one_sentence_and_status_2(place: Path) -> None:

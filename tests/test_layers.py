@@ -127,6 +127,27 @@ class Renamed(nn.Linear):
     pass
 
 
+class Spelled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias
+
+
+class Dropping(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5, self.training))
+
+
+class Asking(nn.Linear):
+    def forward(self, x: torch.Tensor, scale: float) -> torch.Tensor:
+        return scale * super().forward(x)
+
+
+def test_a_class_of_its_own_forward_is_a_layer_where_it_only_multiplies():
+    model = nn.Sequential(Spelled(4, 4), Dropping(4, 4), Asking(4, 4), Doubled(4, 4), Spelled(4, 4, bias=False))
+    assert names(model) == ["0", "4"]
+
+
 def test_layers_whose_weight_is_not_simply_multiplied_are_left_alone():
     model = nn.Sequential(
         Doubled(4, 4),
