@@ -34,6 +34,7 @@ from geocolor.memory import forget_peak, peak, resident
 from geocolor.pipeline import Clock
 from geocolor.planning import plan
 from geocolor.quantities import duration, size
+from geocolor.summary import plural
 
 Row = dict[str, Any]
 
@@ -69,8 +70,8 @@ class Arguments:
     """Width of the models of many blocks."""
     widths: tuple[int, ...] = (256, 512, 1024, 2048)
     """Widths, at `few` blocks."""
-    few: int = 4
-    """Blocks of the wide models."""
+    few: int = 1
+    """Blocks of the models of these widths."""
     largest: tuple[int, int] = (32, 2048)
     """Blocks and width of the model at last: with 2048, 1.4 thousand million parameters. 0 0 for none."""
     keep: float = 0.8
@@ -246,7 +247,7 @@ def measure_all(arguments: Arguments, rows: list[Row], console: Console) -> None
             told = [str(arguments.keep), str(arguments.memory), str(arguments.time_limit)]
             subprocess.run([sys.executable, "-c", program, *told], check=True)
             rows.append(json.loads((Path(folder) / "row.json").read_text()))
-        write(rows, arguments.output)
+        write(rows, arguments)
         row = rows[-1]
         steps = ", ".join(f"{step} {duration(row['seconds'][step])}" for step in STEPS)
         console.print(f"{blocks} blocks of {hidden}: {steps}; {size(row['peak'])} at the peak", highlight=False)
@@ -260,9 +261,17 @@ def child(blocks: int, hidden: int, folder: str) -> None:
     (Path(folder) / "row.json").write_text(json.dumps(row))
 
 
-def write(rows: Sequence[Row], path: Path) -> None:
+def missing(rows: Sequence[Row], arguments: Arguments) -> list[tuple[int, int]]:
+    """Blocks and widths that are asked for and have not been measured."""
+    known = {(row["blocks"], row["hidden"]) for row in rows}
+    return [each for each in settings(arguments) if each not in known]
+
+
+def write(rows: Sequence[Row], arguments: Arguments) -> None:
+    path = arguments.output
     path.parent.mkdir(parents=True, exist_ok=True)
-    document = {"versions": {"torch": torch.__version__}, "threads": 1, "rows": list(rows)}
+    document: dict[str, Any] = {"versions": {"torch": torch.__version__}, "threads": 1, "rows": list(rows)}
+    document["not_measured"] = [{"blocks": b, "hidden": h} for b, h in missing(rows, arguments)]
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document, indent=1) + "\n"))
 
 
@@ -275,7 +284,7 @@ LABELS = {
 }
 
 
-def draw(rows: Sequence[Row], path: Path) -> None:
+def draw(rows: Sequence[Row], path: Path, unmeasured: Sequence[tuple[int, int]] = ()) -> None:
     """Time by number of blocks and by width, stacked by step; memory held beside what all statistics would take."""
     from matplotlib.figure import Figure
 
@@ -293,7 +302,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
         for place, total in zip(places, bottom, strict=True):
             time_panel.text(place, total, duration(total), ha="center", va="bottom", fontsize=8)
-        fixed = f"width {most}" if what == "blocks" else f"{few} blocks"
+        fixed = f"width {most}" if what == "blocks" else plural(few, "block")
         labels = [_label(row, what) for row in own]
         time_panel.set_xticks(places, labels, fontsize=8)
         time_panel.set_title(f"Time of a plan by {'depth' if what == 'blocks' else 'width'}: {fixed}", fontsize=10)
@@ -323,12 +332,15 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     above[1, 0].legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
     title = "A plan from given statistics: Llama shapes, 7 matrices a block, random weights, keep 0.8"
     figure.suptitle(title, fontsize=12, weight="bold")
+    if unmeasured:
+        said = ", ".join(f"{plural(blocks, 'block')} of {hidden}" for blocks, hidden in unmeasured)
+        figure.supxlabel(f"not measured yet: {said}", fontsize=8)
     form = path.suffix.removeprefix(".")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=110))
 
 
 def _label(row: Row, what: str) -> str:
-    first = f"{row[what]}{' blocks' if what == 'blocks' else ' wide'}"
+    first = plural(row["blocks"], "block") if what == "blocks" else f"{row['hidden']} wide"
     return f"{first}\n{row['layers']} layers\n{row['pairs']} pairs\n{row['parameters'] / 1e6:.3g} M weights"
 
 
@@ -337,7 +349,8 @@ def main(arguments: Arguments) -> None:
     if not arguments.report_only:
         measure_all(arguments, rows, Console())
     if rows:
-        draw(rows, arguments.figure)
+        write(rows, arguments)
+        draw(rows, arguments.figure, missing(rows, arguments))
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def measure_within(
     window of layers, and half of it later what is kept of what is computed of the factors
     (`geocolor.curvature.on_disk`). The file is one of the `journal`, which goes on from windows that are finished and
     from the sums of the one under way; where it keeps nothing, it lies in a temporary folder as long as the process
-    runs. A layer whose own statistics do not fit has them sketched (`geocolor.curvature.sketch`); pricing it makes
-    them dense again. Raises ValueError where not even the sketches fit.
+    runs. A layer whose own statistics do not fit has them sketched (`geocolor.curvature.sketch`); pricing multiplies
+    with the sketch, and makes only that of the narrower side dense. Raises ValueError where not even the sketches fit.
     """
     loss = default_loss(model, batches[0]) if loss is None else loss
     folder = temporary_folder() if journal is None or journal.folder is None else journal.folder
