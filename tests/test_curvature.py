@@ -122,6 +122,22 @@ def test_sums_of_something_else_are_not_added():
         sums + accumulate(model, batches, NextToken(), layers, share_inputs=False)
 
 
+@pytest.mark.parametrize(
+    ("estimate", "draws", "backward"), [("kronecker", 1, 1), ("kronecker", 3, 3), ("activation", 3, 0)]
+)
+def test_every_batch_runs_forward_once_and_back_once_for_every_draw(estimate: str, draws: int, backward: int):
+    model, batches, ran = llama(), token_batches(), {"forward": 0, "backward": 0}
+
+    def note(way: str) -> None:
+        ran[way] += 1
+
+    head = model.get_output_embeddings()
+    model.register_forward_hook(lambda *_: note("forward"))
+    head.register_full_backward_hook(lambda *_: note("backward"))
+    quiet(model, batches, estimate=estimate, draws=draws)
+    assert ran == {"forward": len(batches), "backward": backward * len(batches)}
+
+
 def test_the_same_seed_gives_the_same_curvature_and_more_draws_come_closer_to_the_expectation():
     model, batches = classifier()
     assert_same(quiet(model, batches, seed=3), quiet(model, batches, seed=3), rtol=0, atol=0)
