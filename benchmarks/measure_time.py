@@ -38,7 +38,7 @@ class Arguments:
     only: tuple[Name, ...] = ("stories260K", "kwt1", "resnet56", "embedded", "minilm")
     """Models to measure."""
     batches: int = 4
-    """Calibration batches of a run."""
+    """Calibration batches of a run, spread evenly."""
     pairs: int = 5
     """How often both are run."""
     output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("benchmarks/results/measure_time.json")
@@ -97,7 +97,9 @@ def main() -> None:
         except FileNotFoundError as error:
             console.print(f"[yellow]{name} is left out: {error}")
             continue
-        row = compared(subject, subject.calibration[: arguments.batches], arguments.pairs)
+        data = subject.calibration  # sorted by length, where lengths differ
+        chosen = [data[(2 * k + 1) * len(data) // (2 * arguments.batches)] for k in range(arguments.batches)]
+        row = compared(subject, chosen, arguments.pairs)
         rows = [each for each in rows if each["model"] != name] + [row]
         _write(rows, arguments.output)
         console.print(", ".join(f"{key} {value}" for key, value in row.items()), highlight=False)
