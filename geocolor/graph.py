@@ -163,19 +163,19 @@ class CostGraph:
             self._near.append(nearest(self.layers, self.metrics, self.kinds, each, inputs) if many else None)
         return self._near[0]
 
-    def promising(self, price: float) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None:
-        """L × L: pairs that are not known to cost over `HOPELESS` times as much as the two layers alone, at this price.
+    def promising(self, price: float) -> list[list[int]] | None:
+        """Pairs that are not known to cost over `HOPELESS` times as much as the two layers alone, at this price.
 
         They are worth pricing under a curvature that is not far from this one. None where no pair has been priced.
         """
         if all(len(group) == 1 for group in self._hulls):
             return None
-        together = self.priced_together()
         alone = [self.group_price((i,), price) for i in range(len(self.layers))]
-        for i, j in np.argwhere(np.triu(together, 1)).tolist():
-            if (i, j) in self._hulls and self.group_price((i, j), price) > HOPELESS * (alone[i] + alone[j]):
-                together[i, j] = together[j, i] = False
-        return together
+        return [
+            [i, j]
+            for i, j in np.argwhere(np.triu(self.priced_together(), 1)).tolist()
+            if (i, j) not in self._hulls or self.group_price((i, j), price) <= HOPELESS * (alone[i] + alone[j])
+        ]
 
     def priced_together(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
         """L × L: whether two layers are compatible, and near where that counts."""
@@ -368,6 +368,14 @@ def nearest_of_each(layers: Sequence[Layer]) -> int:
     return NEAREST_WIDE if wide(layers) else NEAREST
 
 
+def _matrix(pairs: Sequence[Sequence[int]], size: int) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
+    """size × size: whether two are a pair, or the same."""
+    found = np.eye(size, dtype=bool)
+    for i, j in pairs:
+        found[i, j] = found[j, i] = True
+    return found
+
+
 def medoid_rank(layer: Layer, rank_fraction: float) -> int:
     """Rank of a candidate basis: at least 1, below both widths."""
     smaller = min(layer.m, layer.n)
@@ -390,13 +398,13 @@ def price(
     most_pairs: int = MOST_PAIRS,
     memory: int | None = None,
     device: torch.device | str = "cpu",
-    near: np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None = None,
+    near: Sequence[Sequence[int]] | None = None,
     progress: bool = False,
 ) -> CostGraph:
     """The cost graph of a model under a curvature: every class of its layers can be priced from here on.
 
     Several powers as `aggregate` are priced together; the graph is that of the first. Damages are summed in double
-    precision; where layers are `wide`, the rest is in single. Only pairs that are `near`, L × L, are priced, and
+    precision; where layers are `wide`, the rest is in single. Only the pairs of `near` (indices) are priced, and
     classes that hang together by them; without it, where more than `most_pairs` pairs of layers could share, those that
     have something in common (`geocolor.nearest`). Layers are held on `device`, at most `memory` bytes of them where it
     is given (by default, that of statistics on disk), but always one. Raises `ValueError` for weights that are not
@@ -424,7 +432,7 @@ def price(
         aggregate=aggregates[0],
         aggregates=aggregates,
         most_pairs=most_pairs,
-        _near=[] if near is None else [near],
+        _near=[] if near is None else [_matrix(near, len(curvature.layers))],
     )
 
 

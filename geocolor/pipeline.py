@@ -213,7 +213,8 @@ def searched(
             curvature = seen_from(model, stand_ins, graph.curvature, chosen, loss, journal=journal)
         with clock("price"):
             power = verdict.plan.aggregate
-            near = graph.under(power).promising(next(each.price for each in found if each.aggregate == power))
+            promising = partial(graph.under(power).promising, next(p.price for p in found if p.aggregate == power))
+            near = journal.value(f"near/{curvature.rounds}", promising)  # plans read from a journal price no pairs
             graph = price(model, curvature, kinds=graph.kinds, aggregate=power, near=near, progress=progress)
         found = _planned(graph, settings, clock, progress, journal)
         with clock("verify"):
