@@ -15,7 +15,7 @@ class FormatError(ValueError):
     def __init__(self, path: Path, sentence: str, line: int = 0, column: int = 0) -> None:
         place = f", line {line}" if line else ""
         place += f", column {column}" if column else ""
-        super().__init__(f"{path}{place}: {sentence}")
+        super().__init__(f"{path}{place}: {' '.join(sentence.split())}")  # one line, whatever a file holds
         self.path, self.line, self.column = path, line, column
 
 

@@ -179,6 +179,7 @@ def test_a_class_that_a_group_file_does_not_list_is_forbidden(tmp_path):
         ("a.npz", "PK not really", "this is no npz archive"),
         ("a.graphml", "<graphml>\n <graph", "line 2, column 2: this is no XML"),
         ("a.graphml", "<html></html>", "this is no GraphML"),
+        ("a.graphml", '<graphml><graph><data key="&#10;a">1</data></graph></graphml>', "Bad GraphML data: no key a"),
     ],
 )
 def test_a_malformed_file_is_refused_with_its_place(tmp_path, name, text, place):
