@@ -181,7 +181,7 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
-    text = json.dumps(list(rows), indent=1) + "\n"
+    text = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
@@ -235,7 +235,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 )
         axes.set(xscale="log", yscale="log", title=model, xlabel="predicted damage", ylabel="measured divergence")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] < 100 * ends[0] else (1,)))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_formatter(NullFormatter())
         axes.legend(fontsize=8, frameon=False, loc="upper left")

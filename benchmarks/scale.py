@@ -330,7 +330,7 @@ def draw(rows: Sequence[Row], path: Path, unmeasured: Sequence[tuple[int, int]] 
         panel.spines[["top", "right"]].set_visible(False)
     above[0, 0].legend(fontsize=8, frameon=False, loc="upper left")
     above[1, 0].legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
-    title = "A plan from given statistics: Llama shapes, 7 matrices a block, random weights, keep 0.8"
+    title = "A plan from given statistics: Llama shapes, 7 matrices a block, weights (M: millions) at random, keep 0.8"
     figure.suptitle(title, fontsize=12, weight="bold")
     if unmeasured:
         said = ", ".join(f"{plural(blocks, 'block')} of {hidden}" for blocks, hidden in unmeasured)
@@ -341,7 +341,7 @@ def draw(rows: Sequence[Row], path: Path, unmeasured: Sequence[tuple[int, int]] 
 
 def _label(row: Row, what: str) -> str:
     first = plural(row["blocks"], "block") if what == "blocks" else f"{row['hidden']} wide"
-    return f"{first}\n{row['layers']} layers\n{row['pairs']} pairs\n{row['parameters'] / 1e6:.3g} M weights"
+    return f"{first}\n{row['layers']} layers\n{row['pairs']} pairs\n{row['parameters'] / 1e6:.3g} M"
 
 
 def main(arguments: Arguments) -> None:
