@@ -12,6 +12,7 @@ Numerical Optimization, 2006, §18), in which inputs stand for the layers before
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -78,6 +79,11 @@ def calibrate(
     for damping in MORE_DAMPING:
         if damping <= curvature.damping or _holds(model, seen, chosen, loss, **known):
             break
+        warnings.warn(
+            f"sharing among neighbouring blocks does over {MOST_OFF:g} times the damage predicted on calibration data: "
+            f"prices are found again under a damping of {damping:g} (--damping)",
+            stacklevel=2,
+        )
         seen = _looked(model, curvature.damped_to(damping), chosen, loss, rounds, progress=progress, **known)
     return seen
 

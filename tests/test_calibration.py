@@ -1,5 +1,6 @@
 """Prices follow what is seen from smaller models."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,10 @@ def test_directions_that_only_look_free_are_damped(used: int, raised: bool) -> N
     x = torch.randn(256, 16, dtype=torch.float64)
     batches = [(x, torch.zeros_like(x))]
     curvature = geocolor.measure(model, batches, SquaredError(), draws=8)
-    after = calibrate(model, curvature, batches, SquaredError(), keep=0.5, rounds=2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        after = calibrate(model, curvature, batches, SquaredError(), keep=0.5, rounds=2)
+    assert any("times the damage predicted" in str(each.message) for each in said) == raised
     assert (after.damping > curvature.damping) == raised
     groups = among_neighbours(geocolor.price(model, after, kinds=("in", "out")), 0.5, 4)
     predicted = sum(after.damage(each.layer.name, each.weight - weight_of(model, each.layer)) for each in groups)
