@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from geocolor import processes
 from geocolor.curvature import Curvature
 from geocolor.curvature.on_disk import OnDisk
-from geocolor.divergence import dense_outputs, few
+from geocolor.divergence import dense_outputs, divergence_of, few
 from geocolor.graph import price
 from geocolor.journal import Journal
 from geocolor.layers import weight_of
@@ -123,18 +123,14 @@ def _holds(
         return True
     predicted = math.fsum(_predicted(model, stand_ins, curvature).values())
 
-    def measured() -> float:
-        total, units = 0.0, 0
-        for index, batch in enumerate(chosen):
-            batch = move(batch, device_of(model))
-            reference = dense_outputs(model, chosen, index, loss)
-            with replaced(model, stand_ins), evaluating(model):
-                part, count = loss.divergence(loss.forward(model, batch), reference, batch)
-            total, units = total + float(part), units + count
-        return total / max(units, 1)
+    there = partial(replaced, model, stand_ins)
+    measured = partial(divergence_of, model, model, chosen, loss, within=there)
+    return _alike(journal).value(f"holds/{curvature.damping:g}", measured) <= MOST_OFF * predicted
 
-    alike = journal if journal is not None and processes.world() == 1 else Journal()
-    return alike.value(f"holds/{curvature.damping:g}", measured) <= MOST_OFF * predicted
+
+def _alike(journal: Journal | None) -> Journal:
+    """The journal, where no other process could know another one's pieces and this one not."""
+    return journal if journal is not None and processes.world() == 1 else Journal()
 
 
 def seen_from(
@@ -153,7 +149,7 @@ def seen_from(
     geometrically. Scales common to all are such that the predicted damage of `stand_ins` is the divergence measured.
     What the look moves is a piece of the `journal`, named by how many looks there were before.
     """
-    alike = journal if journal is not None and processes.world() == 1 else Journal()  # or one would know, another not
+    alike = _alike(journal)
     moved = partial(moved_inputs, model, stand_ins, curvature, batches, loss, step)
     if isinstance(curvature.A, OnDisk) and curvature.estimate in MOMENTS:
         there = replace(curvature, A=moved_on_disk(curvature.A, curvature, alike, moved))

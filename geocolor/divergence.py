@@ -1,6 +1,7 @@
 """How far another model is from the dense one, on a part of the calibration data that one look can afford."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from torch import Tensor, nn
 
@@ -62,14 +63,24 @@ def spread(count: int) -> list[int]:
 
 
 def divergence_of(
-    model: nn.Module, other: nn.Module, batches: Sequence[Batch], loss: Loss, *, progress: bool = False
+    model: nn.Module,
+    other: nn.Module,
+    batches: Sequence[Batch],
+    loss: Loss,
+    *,
+    within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    progress: bool = False,
 ) -> float:
-    """Mean divergence, per unit, of another model from this one; of `few` batches this one's outputs are known."""
+    """Mean divergence, per unit, of another model from this one; of `few` batches this one's outputs are known.
+
+    The other model may be this one with something in its place for a while: it runs `within` a context.
+    """
     total, units = 0.0, 0
     with evaluating(model, other):
         for index, batch in enumerate(track(batches, "checking the plan on calibration data", wanted=progress)):
             batch = move(batch, device_of(model))
             reference = dense_outputs(model, batches, index, loss)
-            part, count = loss.divergence(loss.forward(other, batch), reference, batch)
+            with within():
+                part, count = loss.divergence(loss.forward(other, batch), reference, batch)
             total, units = total + float(part), units + count
     return total / max(units, 1)
