@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from geocolor.atomic import write_atomically
 from geocolor.bases import Factor, FactoredKind, Metric, damage_alone
 from geocolor.curvature import Curvature
 from geocolor.curvature.on_disk import OnDisk
-from geocolor.hull_files import as_tensors, from_tensors
+from geocolor.hull_files import Hulls, as_tensors, from_tensors
+from geocolor.hulls_within import HullsWithin
 from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
 from geocolor.metrics import MetricsWithin, held
@@ -47,6 +48,9 @@ WIDE, NEAREST_WIDE = 1024, 2
 #: Pairs that stories260K's plans share after three looks had at most 1.02 (power 1) and 1.1 (power 2) before them.
 HOPELESS = 1.1
 
+#: Where memory is bounded, hulls of classes may take one in so many bytes of what layers may take, beside those.
+HULLS_SHARE = 4
+
 
 @dataclass(frozen=True)
 class CostGraph:
@@ -72,7 +76,7 @@ class CostGraph:
     _near: list[np.ndarray[tuple[int, int], np.dtype[np.bool_]] | None] = field(
         default_factory=list, repr=False, compare=False
     )
-    _hulls: dict[tuple[int, ...], dict[tuple[float, float], Options]] = field(
+    _hulls: MutableMapping[tuple[int, ...], dict[tuple[float, float], Options]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -121,7 +125,8 @@ class CostGraph:
 
     def weighing(self, weights: Sequence[float]) -> "CostGraph":
         """The same graph, sizes weighed by each of `weights`; `weighed` chooses among them."""
-        return replace(self, weight=weights[0], weights=tuple(weights), _hulls={})
+        fresh = HullsWithin(self._hulls.memory) if isinstance(self._hulls, HullsWithin) else {}
+        return replace(self, weight=weights[0], weights=tuple(weights), _hulls=fresh)
 
     def weighed(self, weight: float) -> "CostGraph":
         """The same graph under another one of its `weights`; what is priced is remembered for both."""
@@ -188,7 +193,7 @@ class CostGraph:
         """
         pairs = [tuple(pair) for pair in np.argwhere(np.triu(self.priced_together(), 1)).tolist()]
         known = set(self._hulls)
-        if all(pair in self._hulls for pair in pairs):
+        if all(pair in known for pair in pairs):
             return
         journal = journal or Journal()
         with bar("pricing pairs of layers", len(pairs), wanted=progress and processes.rank() == 0) as advance:
@@ -207,7 +212,7 @@ class CostGraph:
                 piece = pairs[start : start + PIECE]
                 name = f"pairs-{self.curvature.rounds}{flops}-{start // PIECE}"
                 found = from_tensors(journal.tensors(name, partial(priced, piece)), which)
-                self._hulls.update(zip(piece, found, strict=True))
+                self._hulls.update((p, hulls) for p, hulls in zip(piece, found, strict=True) if p not in self._hulls)
         for part in processes.gathered({group: self._hulls[group] for group in self._hulls.keys() - known}):
             self._hulls.update(part)
 
@@ -301,6 +306,12 @@ class CostGraph:
                     left, right = bases_of[b]
                     cost[i, b] = fit(eigen, left.to(weight), right.to(weight), beta).sharp_damage
         return MedoidProblem(cost, K=bases)
+
+    def set_aside(self) -> None:
+        """Let go of what takes memory and can be read again, where memory is bounded."""
+        for kept in (self.metrics, self._hulls):
+            if isinstance(kept, MetricsWithin | HullsWithin):
+                kept.set_aside()
 
     def to_networkx(self, price: float) -> "nx.Graph[str]":
         """Nodes carry shape, parameters and what they cost alone; edges what a pair costs and saves at this price.
@@ -407,8 +418,8 @@ def price(
     precision; where layers are `wide`, the rest is in single. Only the pairs of `near` (indices) are priced, and
     classes that hang together by them; without it, where more than `most_pairs` pairs of layers could share, those that
     have something in common (`geocolor.nearest`). Layers are held on `device`, at most `memory` bytes of them where it
-    is given (by default, that of statistics on disk), but always one. Raises `ValueError` for weights that are not
-    finite and for layers whose shape is not the measured one.
+    is given (by default, that of statistics on disk), but always one, and a quarter of it of what classes cost.
+    Raises `ValueError` for weights that are not finite and for layers whose shape is not the measured one.
     """
     unknown = set(kinds) - set(KINDS)
     if unknown or not kinds:
@@ -417,10 +428,12 @@ def price(
     if not aggregates or not all(power > 0 for power in aggregates):
         raise ValueError(f"aggregate is the power of the damage and must be positive; got {aggregate}")
     metrics: Mapping[str, Metric]
+    hulls: MutableMapping[tuple[int, ...], Hulls] = {}
     if memory is None and isinstance(curvature.A, OnDisk):
         memory = curvature.A.memory
     if memory is not None:
         metrics = MetricsWithin(model, curvature, memory, precision(curvature.layers), device)
+        hulls = HullsWithin(memory // HULLS_SHARE)
     else:
         metrics = metrics_of(model, curvature, curvature.layers, device, progress)
     return CostGraph(
@@ -433,6 +446,7 @@ def price(
         aggregates=aggregates,
         most_pairs=most_pairs,
         _near=[] if near is None else [_matrix(near, len(curvature.layers))],
+        _hulls=hulls,
     )
 
 

@@ -62,6 +62,12 @@ class MetricsWithin(Mapping[str, Metric]):
     def __len__(self) -> int:
         return len(self._curvature.layers)
 
+    def set_aside(self) -> None:
+        """Let go of all layers; what has been computed of them is in files."""
+        while self._kept:
+            self._remember(*self._kept.popitem(last=False))
+        give_back()
+
     def _make_room(self, needed: int) -> None:
         while self._kept and needed + sum(map(self._size, self._kept)) > self._memory:
             self._remember(*self._kept.popitem(last=False))
@@ -86,7 +92,8 @@ class MetricsWithin(Mapping[str, Metric]):
         for side, turned in (("in", metric), ("out", metric.mirror)):
             for what in REMEMBERED:
                 if (path := self._files.get((side, what, layer.name))) is not None:
-                    turned.__dict__[what] = load_file(path, device=str(self._device))[what]
+                    loaded = load_file(path, device=str(self._device))[what]
+                    turned.__dict__[what] = loaded.clone()  # aligned, or products would differ in the last bit
         if layer.name in self._energies:
             metric.narrow.__dict__["energy"] = self._energies[layer.name]
         return metric

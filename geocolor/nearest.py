@@ -79,12 +79,11 @@ def _alike(names: Sequence[str], metrics: Mapping[str, Metric], side: Side, seed
     width = len(mean)
     drawn = torch.randn(width, min(WIDTH, width), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     directions: Tensor = root(mean) @ drawn.to(mean)
-    sketches = []
-    for name in names:
+    stacked = mean.new_empty(len(names), directions.shape[1] ** 2)
+    for row, name in enumerate(names):
         member = turned(name)
         seen = member.weight @ directions
         sketch = (seen.T @ (member.G.times(seen))).flatten()
-        sketches.append(sketch / sketch.norm().clamp(min=1e-300))
-    stacked = torch.stack(sketches)
+        stacked[row] = sketch / sketch.norm().clamp(min=1e-300)
     cosines: NDArray[np.float64] = (stacked @ stacked.T).cpu().numpy()
     return cosines

@@ -215,6 +215,7 @@ def searched(
             power = verdict.plan.aggregate
             promising = partial(graph.under(power).promising, next(p.price for p in found if p.aggregate == power))
             near = journal.value(f"near/{curvature.rounds}", promising)  # plans read from a journal price no pairs
+            graph.set_aside()
             graph = price(model, curvature, kinds=graph.kinds, aggregate=power, near=near, progress=progress)
         found = _planned(graph, settings, clock, progress, journal)
         with clock("verify"):
