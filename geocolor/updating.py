@@ -17,12 +17,11 @@ from torch import Tensor, nn
 
 from geocolor.backend import attach_plan, factored_layers, plan_of
 from geocolor.bases import coefficients, metric
-from geocolor.curvature import Curvature, accumulate
+from geocolor.curvature import Curvature, accumulate, estimate
 from geocolor.curvature.curvature import damped
-from geocolor.curvature.estimate import rows, second_moment
 from geocolor.divergence import divergence_of, few
 from geocolor.journal import Journal
-from geocolor.layers import Layer, input_rows, weight_of
+from geocolor.layers import Layer, weight_of
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions
 from geocolor.modes import evaluating
 from geocolor.progress import track
@@ -111,9 +110,9 @@ def input_moment(model: nn.Module, layer: Layer, batches: Sequence[Batch], loss:
     def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal moment, count
         x = args[0] if args else next(iter(kwargs.values()))
-        inputs = rows(input_rows(layer, x), mask)
-        moment += second_moment(inputs, layer, "inputs", 0).cpu()
-        count += len(inputs)
+        seen, positions_seen = estimate.input_moment(layer, x, mask, 0)
+        moment += seen.cpu()
+        count += positions_seen
         raise _ReadError
 
     handle = model.get_submodule(layer.name).register_forward_pre_hook(read, with_kwargs=True)

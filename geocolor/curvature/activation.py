@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from geocolor.curvature.estimate import Estimate, rows, second_moment
+from geocolor.curvature.estimate import Estimate, input_moment
 from geocolor.curvature.observation import OnGradient
 from geocolor.curvature.sums import Sums
-from geocolor.layers import Layer, input_rows
+from geocolor.layers import Layer
 from geocolor.losses import Loss
 
 
@@ -25,9 +25,9 @@ class Activation(Estimate):
 
     def observe(self, sums: Sums, layer: Layer, x: Tensor, mask: Tensor | None, first: bool) -> OnGradient | None:
         if first:
-            inputs = rows(input_rows(layer, x), mask)
-            sums.add(f"A/{layer.name}", second_moment(inputs, layer, "inputs", sums.batches))
-            sums.positions[layer.name] = sums.positions.get(layer.name, 0) + len(inputs)
+            moment, count = input_moment(layer, x, mask, sums.batches)
+            sums.add(f"A/{layer.name}", moment)
+            sums.positions[layer.name] = sums.positions.get(layer.name, 0) + count
         return None
 
     def input_factor(self, sums: Sums, layer: Layer) -> Tensor | None:

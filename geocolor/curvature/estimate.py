@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from geocolor.curvature.observation import OnGradient
+from geocolor.curvature.patches import patch_moment, slides_everywhere
 from geocolor.curvature.sums import Sums
-from geocolor.layers import Layer
+from geocolor.layers import Layer, input_rows, output_rows
 from geocolor.losses import Loss
 
 MIRRORED_BLOCK = 256
@@ -53,6 +54,30 @@ def rows(x: Tensor, mask: Tensor | None) -> Tensor:
         keep = mask.flatten().to(flat.device)
         flat = flat if bool(keep.all()) else flat[keep]
     return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
+
+
+def input_moment(layer: Layer, x: Tensor, mask: Tensor | None, batch: int) -> tuple[Tensor, int]:
+    """`Σ x xᵀ` over the inputs of a call, n × n, and how many positions these were; see `second_moment`."""
+    if mask is None and slides_everywhere(layer) and _sums_images(x):
+        moment = patch_moment(x.detach(), *layer.geometry[:2])
+        check_finite(moment.diagonal(), layer, "inputs", batch)
+        return moment, x[:, 0].numel()
+    inputs = rows(input_rows(layer, x), mask)
+    return second_moment(inputs, layer, "inputs", batch), len(inputs)
+
+
+def output_moment(layer: Layer, gradient: Tensor, batch: int) -> Tensor:
+    """`Σ g gᵀ` over the output gradients of a call, m × m; see `second_moment`."""
+    if layer.form == "conv2d" and _sums_images(gradient):
+        moment = patch_moment(gradient.detach())
+        check_finite(moment.diagonal(), layer, "output gradients", batch)
+        return moment
+    return second_moment(rows(output_rows(layer, gradient), None), layer, "output gradients", batch)
+
+
+def _sums_images(images: Tensor) -> bool:
+    """Whether convolutions can sum over them: elsewhere they may round to TF32."""
+    return images.ndim == 4 and images.device.type == "cpu" and images.dtype in (torch.float32, torch.float64)
 
 
 def second_moment(matrix: Tensor, layer: Layer, what: str, batch: int) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from geocolor.curvature.estimate import Estimate, check_finite, rows, second_moment
+from geocolor.curvature.estimate import Estimate, check_finite, input_moment, output_moment, rows
 from geocolor.curvature.observation import OnGradient
 from geocolor.curvature.sketch import directions
 from geocolor.curvature.sums import Sums
@@ -29,21 +29,31 @@ class Kronecker(Estimate):
 
     def observe(self, sums: Sums, layer: Layer, x: Tensor, mask: Tensor | None, first: bool) -> OnGradient | None:
         if first:
-            inputs = rows(input_rows(layer, x), mask)
-            self._add(sums, f"A/{layer.name}", inputs, layer, "inputs")
-            sums.positions[layer.name] = sums.positions.get(layer.name, 0) + len(inputs)
+            count = self._add_inputs(sums, layer, x, mask)
+            sums.positions[layer.name] = sums.positions.get(layer.name, 0) + count
 
         def on_gradient(gradient: Tensor) -> None:
-            gradients = rows(output_rows(layer, gradient), None)
-            self._add(sums, f"G/{layer.name}", gradients, layer, "output gradients")
+            key = f"G/{layer.name}"
+            if key in self.ranks:
+                self._sketch(sums, key, rows(output_rows(layer, gradient), None), layer, "output gradients")
+            else:
+                sums.add(key, output_moment(layer, gradient, sums.batches))
 
         return on_gradient
 
-    def _add(self, sums: Sums, key: str, matrix: Tensor, layer: Layer, what: str) -> None:
-        """`Σ x xᵀ` over the rows of `matrix`, or what a sketch needs of it."""
-        if key not in self.ranks:
-            sums.add(key, second_moment(matrix, layer, what, sums.batches))
-            return
+    def _add_inputs(self, sums: Sums, layer: Layer, x: Tensor, mask: Tensor | None) -> int:
+        """How many positions were read."""
+        key = f"A/{layer.name}"
+        if key in self.ranks:
+            inputs = rows(input_rows(layer, x), mask)
+            self._sketch(sums, key, inputs, layer, "inputs")
+            return len(inputs)
+        moment, count = input_moment(layer, x, mask, sums.batches)
+        sums.add(key, moment)
+        return count
+
+    def _sketch(self, sums: Sums, key: str, matrix: Tensor, layer: Layer, what: str) -> None:
+        """What a sketch needs of `Σ x xᵀ` over the rows of `matrix`."""
         if key not in self._directions:
             self._directions[key] = directions(key, matrix.shape[1], self.ranks[key]).to(matrix)
         diagonal = matrix.square().sum(0)
