@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 import geocolor
 from geocolor.backend import factored_layers, install
+from geocolor.few_positions import product
 from geocolor.flops import flops
 from geocolor.fused_layers import FusedInput, FusedLayer
 from geocolor.fusion import fuse, unfuse
@@ -260,6 +261,28 @@ def test_coefficients_taller_than_wide_are_laid_out_by_columns_and_back() -> Non
     assert fused.layers[0].fused.stacked.weight.is_contiguous()  # type: ignore[index, union-attr]
     assert all(parameter.is_contiguous() for parameter in unfuse(fused).parameters())
     assert copy.deepcopy(fused).layers[0].fused.coefficients[0].weight.stride() == (1, 24)  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_position_in_bfloat16_is_the_same_product_read_two_rows_at_a_time(bias: bool) -> None:
+    torch.manual_seed(0)
+    tall = nn.Linear(512, 2048, bias=bias).bfloat16()
+    with torch.no_grad():
+        for shape in ((1, 512), (1, 1, 512), (512,), (2, 512)):
+            x = torch.randn(shape).bfloat16()
+            torch.testing.assert_close(product(tall, x), tall(x), rtol=2e-2, atol=2e-2)
+    calls: list[int] = []
+    apart = nn.Linear(512, 2048, bias=bias).bfloat16()
+    apart.load_state_dict(tall.state_dict())
+    apart.register_forward_hook(lambda *_: calls.append(1))
+    x, seen = (torch.randn(1, 512).bfloat16().requires_grad_() for _ in range(2))
+    seen.data.copy_(x.data)
+    product(tall, x).float().square().sum().backward()
+    product(apart, seen).float().square().sum().backward()
+    assert calls == [1], "where a hook waits, the map itself is called"
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, seen.grad, rtol=5e-2, atol=5e-2)
+    torch.testing.assert_close(tall.weight.grad, apart.weight.grad, rtol=5e-2, atol=5e-2)
 
 
 def test_a_layer_alone_holds_no_input() -> None:
