@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -23,6 +24,7 @@ from geocolor.factored_layers import (
 )
 from geocolor.fused_layers import FusedLayer
 from geocolor.layers import Form, Layer, geometry_of
+from geocolor.mapped import let_go, put_in_files
 from geocolor.plans import Plan
 from geocolor.shared_basis import SharedBasis
 from geocolor.unpacking import pack, unpack_as_planned
@@ -47,13 +49,15 @@ def install(
     inplace: bool = False,
     plan: Plan | None = None,
     one_by_one: bool = False,
+    files: Path | None = None,
 ) -> nn.Module:
     """Put factored layers in the place of those that `factors` name, in the dtype and on the device of their weights.
 
     A copy is changed unless `inplace`. With `plan` the model remembers it, and a transformers model can then
     `save_pretrained` itself. `factors` may be made one after the other: each is let go of once it is in the model's
     dtype. Raises `ValueError` naming the layer, before any change, where factors do not fit; but `one_by_one` every
-    class is put in place once it is made, so that its weights and all factors need not be in memory together.
+    class is put in place once it is made, so that its weights and all factors need not be in memory together. With a
+    folder `files` its factors then lie in files there (`geocolor.mapped`), and the memory of its weights is given back.
     """
     target = model if inplace else copy.deepcopy(model)
     shapes = {layer.name: layer for layer in layers}
@@ -70,7 +74,12 @@ def install(
             _fill(name, factored, cls)
         if one_by_one:
             for name, factored in made.items():
+                weight = target.get_submodule(name).weight
                 target.set_submodule(name, factored)
+                if files is not None and isinstance(weight, Tensor):
+                    let_go(weight)
+            if files is not None:
+                put_in_files(nn.ModuleList(made.values()).parameters(), files)
         else:
             built.update(made)
     for name, factored in built.items():

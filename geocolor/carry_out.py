@@ -32,9 +32,10 @@ def apply(
     """Replace the planned layers by factored ones that share their bases; the rest of the model stays as it is.
 
     A copy of the model is changed unless `inplace`; in place, factors take the place of weights class by class, also
-    where something is raised later. `metrics` are those of a graph of the same curvature, where there
-    is one: what they have computed is used again. Factors that the `journal` holds are not computed again. Raises
-    `ValueError` where the plan was made for another model or the curvature misses one of its layers.
+    where something is raised later, and lie in files of the `journal`, not in memory. `metrics` are those of a graph of
+    the same curvature, where there is one: what they have computed is used again. Factors that the `journal` holds are
+    not computed again. Raises `ValueError` where the plan was made for another model or the curvature misses one of its
+    layers.
     """
     plan.check(model)
     lanczos = isinstance(curvature, LanczosCurvature)
@@ -51,8 +52,9 @@ def apply(
         )
     factors = factorize_plan(model, plan, curvature, metrics=metrics, progress=progress, journal=journal)
     target = model if inplace else _copy(model, plan)
+    files = None if journal is None or not inplace else journal.folder
     return backend.install(
-        target, plan.shareable_layers(), factors, inplace=True, plan=plan, one_by_one=target is model
+        target, plan.shareable_layers(), factors, inplace=True, plan=plan, one_by_one=inplace, files=files
     )
 
 

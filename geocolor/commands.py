@@ -108,7 +108,7 @@ def compress(
 ) -> Report:
     check_settings(settings)
     refuse_output(out, overwrite)
-    model, tokenizer = _opened(console, source, settings)
+    model, tokenizer = _opened(console, source, settings, out)
     calibration, test = _both(data_source, test_source, model, tokenizer, sequence, batch_size)
     calibration = _first(calibration, samples)
     known = _read_measured(curvature_path, settings, model)
@@ -169,7 +169,7 @@ def measure(
         if processes.rank() > 0:
             console.quiet = True
             warnings.simplefilter("ignore")
-        model, tokenizer = _opened(console, source, settings)
+        model, tokenizer = _opened(console, source, settings, out)
         model = model.to(device)
         calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
         if processes.world() == 1:
@@ -231,7 +231,7 @@ def make_plan(
     check_file(graph_path, (".graphml", ".json"))
     if graph_path is not None and settings.preset == GEO_SHARING:
         raise ValueError(f"--graph has nothing to write: --preset {GEO_SHARING} prices no pairs of layers")
-    model, tokenizer = _opened(console, source, settings)
+    model, tokenizer = _opened(console, source, settings, out)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     known = _read_measured(curvature_path, settings, model)
     expecting = partial(forecast, model, calibration, settings)
@@ -306,7 +306,7 @@ def carry_out(
         curvature = load_axes(curvature_path or beside)
     else:  # read layer by layer
         curvature = load_curvature(curvature_path or beside, memory=0)
-    model, tokenizer = _model(source)
+    model, tokenizer = _model(source, dtype=_stored_dtype(source) or torch.float32)  # read as it lies in its files
     unpack_as_planned(model, plan.layers)
     plan.check(model)
     if isinstance(curvature, Curvature):
@@ -320,7 +320,6 @@ def carry_out(
     with _kept(out, basis, {"plan": plan.model_dump(mode="json")}, overwrite) as journal:
         with clock("apply"):
             smaller = apply(model, plan, curvature, inplace=True, progress=True, journal=journal)
-            smaller = smaller.to(dtype=_stored_dtype(source))
         occupied = overwrite or journal.written
         journal.writes_now()
         with clock("save"):
@@ -604,7 +603,12 @@ def _measured(
     }
 
 
-def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data.Tokenizer | None]:
+def _model(
+    source: str,
+    dense: nn.Module | None = None,
+    dtype: torch.dtype = torch.float32,
+    mapped: Path | None = None,
+) -> tuple[nn.Module, data.Tokenizer | None]:
     """The model that `source` names; `dense` is its architecture where `source` is a saved plain module."""
     folder = Path(source)
     if (folder / PLAN_FILE).is_file() and not (folder / "config.json").exists():
@@ -615,14 +619,20 @@ def _model(source: str, dense: nn.Module | None = None) -> tuple[nn.Module, data
             )
         return load(dense, folder).eval(), None
     with waiting(f"loading {source}"):
-        model, tokenizer = data.load_model(source)
+        model, tokenizer = data.load_model(source, dtype, mapped)
     check_weights(model)
     return model, tokenizer
 
 
-def _opened(console: Console, source: str, settings: Settings) -> tuple[nn.Module, data.Tokenizer | None]:
-    """The model that `source` names, its packed modules opened where that brings layers into scope."""
-    model, tokenizer = _model(source)
+def _opened(
+    console: Console, source: str, settings: Settings, out: Path | None = None
+) -> tuple[nn.Module, data.Tokenizer | None]:
+    """The model that `source` names, its packed modules opened where that brings layers into scope.
+
+    Where memory is bounded weights stay in files: their own, or beside `out`.
+    """
+    mapped = None if out is None or settings.memory is None else out.absolute().parent
+    model, tokenizer = _model(source, mapped=mapped)
     model, said = opened(model, settings.include, settings.exclude)
     if said is not None:
         console.print(said, highlight=False)

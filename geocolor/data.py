@@ -16,16 +16,20 @@ import transformers
 from torch import Tensor, nn
 
 from geocolor.losses import Batch, is_causal, samples_in
+from geocolor.mapped import in_dtype
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase, which transformers does not type
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
 
-def load_model(source: str | Path, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, Tokenizer | None]:
+def load_model(
+    source: str | Path, dtype: torch.dtype = torch.float32, mapped: Path | None = None
+) -> tuple[nn.Module, Tokenizer | None]:
     """The model in evaluation mode and, where there is one, its tokenizer.
 
     `source` is a transformers folder or hub name, loaded with the class that its config names, or `module:function`,
-    called without arguments and returning a module or a pair (module, tokenizer).
+    called without arguments and returning a module or a pair (module, tokenizer). Safetensors that hold `dtype` are
+    read when they are used; with a folder `mapped` others are too, converted into files there that lose their names.
     Raises FileNotFoundError or ValueError with a sentence when there is no such model.
     """
     if function := _callable(source):
@@ -50,17 +54,20 @@ def load_model(source: str | Path, dtype: torch.dtype = torch.float32) -> tuple[
         raise ValueError(
             f"{source}: its config.json makes no sense ({_first_line(error)}): damaged? Save or download it again"
         ) from error
-    try:
-        model = _class_named(config).from_pretrained(source, dtype=dtype)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # nor has what models raise for odd settings and damaged weights
-        if isinstance(error, ValueError) and str(source) in str(error):
+    with in_dtype(source, dtype, mapped) as folder:
+        try:
+            model = _class_named(config).from_pretrained(folder, dtype=dtype)
+        except FileNotFoundError:
             raise
-        raise ValueError(
-            f"{source}: the model cannot be loaded ({_first_line(error)}): damaged, or settings and weights of "
-            "different models? Save or download it again"
-        ) from error
+        except Exception as error:  # nor has what models raise for odd settings and damaged weights
+            if isinstance(error, ValueError) and str(source) in str(error):
+                raise
+            raise ValueError(
+                f"{source}: the model cannot be loaded ({_first_line(error)}): damaged, or settings and weights of "
+                "different models? Save or download it again"
+            ) from error
+    if folder != source:
+        model.name_or_path = model.config.name_or_path = str(source)
     return model.eval(), _load_tokenizer(source)
 
 

@@ -161,8 +161,9 @@ def forecast_applying(
     *,
     timer: Callable[[], float] = time.perf_counter,
 ) -> Forecast:
-    """Of `apply` in place with this plan, and of saving the result."""
-    factored = {name for cls in plan.classes if cls.kind != "dense" for name in cls.layers}
+    """Of `apply` in place with this plan and a journal, and of saving the result."""
+    classes = [cls for cls in plan.classes if cls.kind != "dense"]
+    factored = {name for cls in classes for name in cls.layers}
     layers = [layer for layer in plan.shareable_layers() if layer.name in factored]
     known = KnownFactors(curvature.A, curvature.G, curvature.inputs)
     paces = layer_paces(model, layers, known, plan.kept, timer).values()
@@ -172,8 +173,10 @@ def forecast_applying(
         "apply": sum(pace.fit for pace in paces),
         "save": PICTURE_SECONDS,
     }
-    memory = max(peak(), resident() + 2 * factors) + PICTURE_MEMORY
-    return Forecast(seconds, 0.0, memory, round(factors + saved + SMALL_FILES))
+    sizes = {layer.name: size_of(layer) for layer in layers}
+    one = max((sum(sizes[name] for name in cls.layers) for cls in classes), default=0)
+    memory = max(peak(), resident() + 2 * one) + PICTURE_MEMORY
+    return Forecast(seconds, 0.0, memory, round(factors + 2 * saved + SMALL_FILES))
 
 
 def forecast_refinement(

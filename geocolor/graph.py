@@ -48,7 +48,7 @@ WIDE, NEAREST_WIDE = 1024, 2
 #: Pairs that stories260K's plans share after three looks had at most 1.02 (power 1) and 1.1 (power 2) before them.
 HOPELESS = 1.1
 
-#: Where memory is bounded, hulls of classes may take one in so many bytes of what layers may take, beside those.
+#: Where memory is bounded, hulls of classes may take one in so many bytes of it, layers the others.
 HULLS_SHARE = 4
 
 
@@ -417,8 +417,8 @@ def price(
     Several powers as `aggregate` are priced together; the graph is that of the first. Damages are summed in double
     precision; where layers are `wide`, the rest is in single. Only the pairs of `near` (indices) are priced, and
     classes that hang together by them; without it, where more than `most_pairs` pairs of layers could share, those that
-    have something in common (`geocolor.nearest`). Layers are held on `device`, at most `memory` bytes of them where it
-    is given (by default, that of statistics on disk), but always one, and a quarter of it of what classes cost.
+    have something in common (`geocolor.nearest`). Layers are held on `device`, at most `memory` bytes of them and of
+    what classes cost where it is given (by default, that of statistics on disk), but always one layer and one class.
     Raises `ValueError` for weights that are not finite and for layers whose shape is not the measured one.
     """
     unknown = set(kinds) - set(KINDS)
@@ -432,8 +432,8 @@ def price(
     if memory is None and isinstance(curvature.A, OnDisk):
         memory = curvature.A.memory
     if memory is not None:
-        metrics = MetricsWithin(model, curvature, memory, precision(curvature.layers), device)
         hulls = HullsWithin(memory // HULLS_SHARE)
+        metrics = MetricsWithin(model, curvature, memory - hulls.memory, precision(curvature.layers), device)
     else:
         metrics = metrics_of(model, curvature, curvature.layers, device, progress)
     return CostGraph(

@@ -18,6 +18,9 @@ from geocolor.json_files import parse_json
 FORMAT_VERSION = 3
 AGAIN = "Make it again"
 
+#: Where the first tensor of a file begins is a multiple of it.
+ALIGNED = 64
+
 #: Names of dtypes in a safetensors header.
 DTYPES = {
     torch.float64: "F64",
@@ -54,7 +57,7 @@ def write_tensors(
         with temporary.open("wb") as file:
             file.write(_header(text, digests, shapes, dtypes))
             for name in shapes:
-                data = _bytes(tensors[name])
+                data = data_of(tensors[name])
                 if data.nbytes != _size(shapes[name], dtypes[name]):
                     raise ValueError(f"tensor {name!r} is not {shapes[name]} of {dtypes[name]}")
                 digests[name] = _digest(name, shapes[name], dtypes[name], data)
@@ -110,7 +113,7 @@ class TensorFile(Mapping[str, Tensor]):
         with self._open() as file:
             tensor: Tensor = file.get_tensor(name).clone()  # aligned, or products would differ in the last bit
             if name not in self._intact:
-                if self._digests[name] != _digest(name, tuple(tensor.shape), tensor.dtype, _bytes(tensor)):
+                if self._digests[name] != _digest(name, tuple(tensor.shape), tensor.dtype, data_of(tensor)):
                     raise ValueError(f"{self.path} is damaged: its checksum does not agree. {AGAIN}")
                 self._intact.add(name)
             return tensor
@@ -171,15 +174,20 @@ def _header(
 ) -> bytes:
     """What a safetensors file begins with; as long whatever the digests are."""
     listed = json.dumps(digests)
-    entries: dict[str, Any] = {
-        "__metadata__": {"geocolor": text, "digests": listed, "sha256": _whole(text, listed)},
-    }
+    return header_of({"geocolor": text, "digests": listed, "sha256": _whole(text, listed)}, shapes, dtypes)
+
+
+def header_of(
+    metadata: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, torch.dtype]
+) -> bytes:
+    """What a safetensors file begins with; the tensors' data follow in this order."""
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
     for name, shape in shapes.items():
         begin, end = end, end + _size(shape, dtypes[name])
         entries[name] = {"dtype": DTYPES[dtypes[name]], "shape": shape, "data_offsets": [begin, end]}
     header = json.dumps(entries).encode()
-    header += b" " * (-len(header) % 8)
+    header += b" " * (-(8 + len(header)) % ALIGNED)
     return len(header).to_bytes(8, "little") + header
 
 
@@ -187,7 +195,8 @@ def _size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return math.prod(shape) * dtype.itemsize
 
 
-def _bytes(tensor: Tensor) -> memoryview:
+def data_of(tensor: Tensor) -> memoryview:
+    """Its bytes, as a file holds them."""
     data: memoryview = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
     return data
 

@@ -1,0 +1,132 @@
+"""Weights that lie in files instead of memory: pages come in when they are touched, and the system may drop them.
+
+transformers maps safetensors of the dtype that is asked for, and reads them when they are used. Those of another dtype
+it converts in memory; here they are converted into files first, a tensor at a time.
+"""
+
+import ctypes
+import math
+import mmap
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from geocolor.json_files import read_json
+from geocolor.quantities import size
+from geocolor.tensor_files import DTYPES, data_of, header_of
+from solvers.atomic import writable_folder
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+MADV_PAGEOUT = 21
+"""Of Linux since 5.4: take these pages back now; those that differ from their file stay."""
+
+NAMED = {name: dtype for dtype, name in DTYPES.items()}
+
+
+@contextmanager
+def in_dtype(source: str | Path, dtype: torch.dtype, place: Path | None) -> Iterator[str | Path]:
+    """A folder from which transformers reads the weights of `source` when they are used, for as long as it is loaded.
+
+    Where they are of another floating dtype it is a copy in `place`, whose files live on without names as long as
+    weights are mapped from them. It is `source` itself without a `place`, for what is no folder here, and for weights
+    that are loaded in ways of their own. Raises `OSError` with a sentence where the disk is full.
+    """
+    shards = [] if place is None else shards_to_convert(Path(source), dtype)
+    if place is None or not shards:
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix=".weights.", dir=writable_folder(place)) as copy:
+        try:
+            _convert(Path(source), shards, Path(copy), dtype)
+        except OSError as error:
+            raise OSError(
+                f"cannot convert the weights of {source} to {str(dtype).removeprefix('torch.')} in {place}: "
+                f"{error.strerror or error}. They take {size(_bytes_in(shards, dtype))} there while the command runs: "
+                "free some space, choose another output folder, or leave out --memory"
+            ) from error
+        yield copy
+
+
+def shards_to_convert(folder: Path, dtype: torch.dtype) -> list[Path]:
+    """The safetensors files of a model, where a tensor is of another floating dtype; none otherwise.
+
+    None, too, where they cannot be read, or are quantized or compressed and loaded in ways of their own.
+    """
+    try:
+        if read_json(folder / "config.json", "Download the model again").get("quantization_config") is not None:
+            return []
+        if (folder / INDEX).is_file():
+            index = read_json(folder / INDEX, "Download the model again")
+            shards = sorted({folder / name for name in index["weight_map"].values()})
+        else:
+            shards = [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else []
+        found = {kind for shard in shards for _, kind, _ in _tensors(shard)}
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+    if not found <= NAMED.keys() or any(shard.parent != folder for shard in shards):
+        return []
+    return shards if any(NAMED[kind].is_floating_point and NAMED[kind] != dtype for kind in found) else []
+
+
+def _tensors(shard: Path) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Name, dtype and shape of all tensors of a file."""
+    with safe_open(shard, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return [(name, each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()]
+
+
+def _bytes_in(shards: Iterable[Path], dtype: torch.dtype) -> int:
+    return sum(math.prod(shape) * dtype.itemsize for shard in shards for _, _, shape in _tensors(shard))
+
+
+def _convert(folder: Path, shards: Sequence[Path], target: Path, dtype: torch.dtype) -> None:
+    """A copy of the folder with all floating tensors of `shards` in `dtype`, one of them in memory at a time."""
+    for path in folder.iterdir():
+        if path.is_file() and path.suffix in (".json", ".jinja"):
+            shutil.copyfile(path, target / path.name)
+    for shard in shards:
+        shapes = {name: shape for name, _, shape in _tensors(shard)}
+        dtypes = {name: NAMED[kind] for name, kind, _ in _tensors(shard)}
+        dtypes = {name: dtype if each.is_floating_point else each for name, each in dtypes.items()}
+        with safe_open(shard, framework="pt") as file, (target / shard.name).open("wb") as out:
+            out.write(header_of(file.metadata() or {}, shapes, dtypes))
+            for name in shapes:
+                out.write(data_of(file.get_tensor(name).to(dtypes[name])))
+
+
+def put_in_files(parameters: Iterable[nn.Parameter], folder: Path) -> None:
+    """Let parameters lie in files of `folder` that have no names, gone with the last who uses them.
+
+    Changes of a parameter stay in memory, as with weights that transformers maps. Where files that are open cannot be
+    removed, and on other devices, nothing is done.
+    """
+    for parameter in parameters:
+        if sys.platform != "win32" and parameter.device.type == "cpu" and parameter.numel():
+            parameter.data = _in_file(parameter.detach().contiguous(), folder)
+
+
+def let_go(weight: Tensor) -> None:
+    """Have the system take back the pages of a weight that has been read from its file; nothing is lost."""
+    if weight.device.type != "cpu" or sys.platform != "linux":
+        return
+    page, first = mmap.PAGESIZE, weight.data_ptr()
+    start, end = -(-first // page) * page, (first + weight.nbytes) // page * page
+    if end > start:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_PAGEOUT)
+
+
+def _in_file(tensor: Tensor, folder: Path) -> Tensor:
+    with tempfile.NamedTemporaryFile(prefix=".mapped.", dir=folder) as file:
+        file.write(data_of(tensor))
+        file.flush()
+        storage = torch.UntypedStorage.from_file(file.name, False, tensor.nbytes)
+    assert isinstance(storage, torch.UntypedStorage)
+    return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape, tensor.stride())

@@ -1,0 +1,178 @@
+"""Weights lie in files: they are read when they are used, factors are written as they are made, values are the same."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from geocolor import data
+from geocolor.digests import digest_of_model
+from geocolor.mapped import let_go, put_in_files, shards_to_convert
+from geocolor.storage import save
+from tests.compressed import llama
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="what lies in files is told as Linux does")
+
+
+def in_files(model: nn.Module) -> set[str]:
+    """Parameters whose first byte is of a mapped file."""
+    files = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, inode, *_ = line.split()
+        if inode != "0":
+            files.append(tuple(int(end, 16) for end in span.split("-")))
+    addresses = {name: parameter.data_ptr() for name, parameter in model.named_parameters()}
+    return {name for name, at in addresses.items() if any(start <= at < end for start, end in files)}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, vocab_size=32
+    )
+    transformers.LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path / "saved", max_shard_size="5KB")
+    assert len(list((tmp_path / "saved").glob("*.safetensors"))) > 1
+    return tmp_path / "saved"
+
+
+@linux
+def test_weights_of_the_dtype_asked_for_are_read_from_their_files(folder: Path) -> None:
+    model, _ = data.load_model(folder, torch.bfloat16)
+    assert in_files(model) == {name for name, _ in model.named_parameters()}
+
+
+@linux
+def test_weights_of_another_dtype_are_read_from_files_without_names(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "made" / "here"
+    plain, _ = data.load_model(folder)
+    mapped, _ = data.load_model(folder, mapped=place)
+    assert in_files(plain) == set()
+    assert in_files(mapped) == {name for name, _ in mapped.named_parameters()}
+    assert list(place.iterdir()) == []
+    assert digest_of_model(mapped) == digest_of_model(plain)
+    assert mapped.name_or_path == plain.name_or_path == str(folder)
+    assert {parameter.data_ptr() % 64 for parameter in mapped.parameters()} == {0}
+    ids = torch.arange(16).reshape(2, 8)
+    assert torch.equal(mapped(ids).logits, plain(ids).logits)
+
+
+def test_what_need_not_or_cannot_be_converted_is_left_to_transformers(folder: Path, tmp_path: Path) -> None:
+    assert len(shards_to_convert(folder, torch.float32)) == len(list(folder.glob("*.safetensors")))
+    assert shards_to_convert(folder, torch.bfloat16) == []
+    assert shards_to_convert(tmp_path, torch.float32) == []
+    assert shards_to_convert(Path("no/such-model"), torch.float32) == []
+    save(llama().bfloat16(), tmp_path / "compressed")
+    assert shards_to_convert(tmp_path / "compressed", torch.float32) == []
+    shard = sorted(folder.glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-10])
+    assert shards_to_convert(folder, torch.float32) == []
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        data.load_model(folder, mapped=tmp_path)
+
+
+def test_ties_and_packed_experts_survive(tmp_path: Path) -> None:
+    """transformers stacks the experts of a file into one tensor, in memory."""
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=32,
+        num_local_experts=3,
+        tie_word_embeddings=True,
+    )
+    transformers.MixtralForCausalLM(config).half().save_pretrained(tmp_path / "saved")
+    plain, _ = data.load_model(tmp_path / "saved")
+    mapped, _ = data.load_model(tmp_path / "saved", mapped=tmp_path)
+    assert mapped.lm_head.weight is mapped.model.embed_tokens.weight
+    assert digest_of_model(mapped) == digest_of_model(plain)
+
+
+def test_a_full_disk_is_said_with_what_would_do(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("geocolor.mapped._convert", full)
+    with pytest.raises(OSError, match=r"No space left on device.*kB there.*leave out --memory"):
+        data.load_model(folder, mapped=tmp_path / "place")
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+@linux
+def test_parameters_put_in_files_keep_their_values_and_can_be_trained(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(300, 70), nn.Linear(70, 3).to(torch.bfloat16))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    put_in_files(model.parameters(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert in_files(model) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    let_go(model[0].weight)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        model[0].weight[0] = 7
+    let_go(model[0].weight)
+    assert bool((model[0].weight[0] == 7).all())
+    assert torch.equal(model[0].weight[1:], before["0.weight"][1:])
+    optimizer = torch.optim.SGD(model[:1].parameters(), lr=0.1)
+    model[0](torch.ones(300)).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(model[0].bias, before["0.bias"] - 0.1)
+
+
+SCRIPT = """
+import re
+from pathlib import Path
+from geocolor import data
+from geocolor.memory import give_back
+
+def private():
+    give_back()
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+data.load_model("warm", mapped=Path("place"))
+for options in ({}, {"mapped": Path("place")}):
+    before = private()
+    model, _ = data.load_model("saved", **options)
+    print("RISE", private() - before)
+    del model
+"""
+
+
+@linux
+def test_a_model_of_another_dtype_takes_no_memory_of_its_own(tmp_path: Path) -> None:
+    """17 million parameters in bfloat16 are 67 MB in float32."""
+    for name, width in (("warm", 16), ("saved", 1024)):
+        config = transformers.LlamaConfig(
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            vocab_size=4096,
+            tie_word_embeddings=False,
+        )
+        with torch.device("meta"):
+            model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+        model.to_empty(device="cpu")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(0.5)
+        model.save_pretrained(tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    plain, mapped = (int(part.split()[0]) for part in done.stdout.split("RISE")[1:])
+    assert plain > 60_000_000
+    assert mapped < 12_000_000
