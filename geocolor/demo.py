@@ -16,7 +16,7 @@ from geocolor.atomic import refuse_occupied
 from geocolor.embedded import MODEL
 from geocolor.embedded.corpus import Split, corpus
 from geocolor.forecast import Forecast, forecast
-from geocolor.forecast_runs import with_more
+from geocolor.forecast_runs import without_journal
 from geocolor.pipeline import Settings, compress_into
 from geocolor.progress import waiting
 from geocolor.report import Report, weight_bytes
@@ -90,7 +90,8 @@ def _forecast(
     complete(model, tokenizer, PROMPT, 1)
     started = timer()
     complete(model, tokenizer, PROMPT, TOKENS // 10)
-    return with_more(expected, {"write": 2 * 10 * (timer() - started)})
+    assert settings.keep is not None
+    return without_journal(expected, model, settings.keep, {"write": 2 * 10 * (timer() - started)})
 
 
 def sequences(split: Split, count: int, length: int = 256, batch_size: int = 8) -> list[Tensor]:

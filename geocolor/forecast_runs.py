@@ -13,6 +13,7 @@ from geocolor.losses import Batch, Loss, default_loss, device_of, move
 from geocolor.memory import forget_peak, peak, resident
 from geocolor.modes import evaluating
 from geocolor.pace import Timer, positions_in
+from geocolor.parameters import parameter_bytes
 from geocolor.pipeline import Settings
 
 #: Passes over the first batch by which `evaluate` finds the latency, those to warm up among them.
@@ -76,6 +77,7 @@ def forecast_race(
     return Forecast(seconds, search, work.memory(form != "medoid", False, None, False) + PICTURE_MEMORY, SMALL_FILES)
 
 
-def with_more(expected: Forecast, seconds: Mapping[str, float]) -> Forecast:
-    """The forecast of a run that then takes these steps too."""
-    return replace(expected, seconds={**expected.seconds, **seconds})
+def without_journal(expected: Forecast, model: nn.Module, keep: float, seconds: Mapping[str, float]) -> Forecast:
+    """The forecast of a run that keeps nothing to go on with, saves in half precision, and then takes more steps."""
+    disk = round(parameter_bytes(model) * keep / 2) + SMALL_FILES
+    return replace(expected, seconds={**expected.seconds, **seconds}, disk=disk)

@@ -151,6 +151,9 @@ def test_the_demo_is_foreseen_with_the_writing_at_its_end(
     monkeypatch.setattr(demo, "complete", lambda model, tokenizer, prompt, tokens: written.append(tokens))
     expected = demo.forecast_demo(0.8)
     assert [*expected.seconds][-2:] == ["evaluate", "write"]
+    assert expected.disk < forecast(network, batches, demo.settings_for(0.8), test=batches).disk, (
+        "no statistics lie there"
+    )
     assert written == [1, demo.TOKENS // 10]
 
 
