@@ -6,7 +6,8 @@ read the very same input evaluate its basis once (`Plan.inputs` knows which do):
 """
 
 import copy
-from collections.abc import Hashable, Iterable, Mapping
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +16,7 @@ from torch import nn
 from geocolor.backend import detach_plan, factored_layers, shared_inputs
 from geocolor.factored_layers import FactoredLayer, basis_rank, dense_module
 from geocolor.plans import Plan
+from geocolor.timed_forms import Timer, slower_as_factors
 
 
 @dataclass(frozen=True)
@@ -76,22 +78,33 @@ def slow_layers(plan: Plan) -> list[str]:
     return _slow(_planned(plan))
 
 
-def merge_slow(model: nn.Module, inplace: bool = False) -> nn.Module:
+def merge_slow(
+    model: nn.Module, inplace: bool = False, positions: Sequence[int] = (), timer: Timer = time.perf_counter
+) -> nn.Module:
     """A form to run, not to save: layers that cost more FLOPs as factors than as a matrix become matrices again.
 
-    Outputs agree up to rounding, and no layer costs more than it did before compression. The saving in memory of these
-    layers is gone, so the model holds no plan any more: save the compressed one, and merge again after loading.
+    With `positions` also those that take longer as factors on this machine (`slower_as_factors`) at any of so many
+    positions at once: (1,) for a token at a time, (1, 512) for prompts too. What is then left as factors is no slower
+    than it was, at these.
+
+    Outputs agree up to rounding. The saving in memory of these layers is gone, so the model holds no plan any more:
+    save the compressed one, and merge again after loading.
     """
     target = model if inplace else copy.deepcopy(model)
-    slow = _slow(_live(target))
-    layers = factored_layers(target)
-    for name in slow:
-        target.set_submodule(name, dense_module(layers[name]))
-    if slow:
-        inputs = shared_inputs(target)
-        detach_plan(target)
-        target.geocolor_inputs = inputs  # type: ignore[assignment]
+    _merge(target, _slow(_live(target)))
+    if positions:
+        _merge(target, slower_as_factors(target, positions, timer))
     return target
+
+
+def _merge(model: nn.Module, slow: Sequence[str]) -> None:
+    if not slow:
+        return
+    layers, inputs = factored_layers(model), shared_inputs(model)
+    for name in slow:
+        model.set_submodule(name, dense_module(layers[name]))
+    detach_plan(model)
+    model.geocolor_inputs = inputs  # type: ignore[assignment]
 
 
 def _planned(plan: Plan) -> dict[str, _Form]:

@@ -1,5 +1,6 @@
 """FLOPs are those that torch counts on the live model, and no merged model costs more than the dense one."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from geocolor.flops import flops, merge_slow, plan_flops, plan_flops_dense, slow
 from geocolor.graph import CostGraph
 from geocolor.plans import Plan
 from geocolor.storage import save
+from geocolor.timed_forms import PAIRS
 from tests.architectures import ListedExperts, residual_network
 from tests.conftest import Network
 from tests.handmade import factors_of, plan_of
@@ -113,3 +115,34 @@ def test_where_nothing_is_slow_nothing_changes() -> None:
     assert not slow_layers(plan)
     assert list(factored_layers(merged)) == ["experts.0.0"]
     assert merged.geocolor_plan == plan
+
+
+def test_what_takes_longer_as_factors_is_merged_too_where_that_is_timed() -> None:
+    """By a clock of the test's own, two readings a timing: both forms to warm up, then factors and matrices in turn."""
+    model = Network().eval()
+    classes: list[tuple[Any, ...]] = [("in", ["blocks.0.q", "blocks.0.k"], 2), ("in", ["blocks.1.q"], 1)]
+    smaller, plan = compressed(model, classes)
+    smaller.geocolor_plan = plan.model_copy(update={"inputs": {"blocks.0.k": "blocks.0.q"}})
+    assert merge_slow(smaller).geocolor_plan == smaller.geocolor_plan
+
+    def clock(factors: list[float]) -> Callable[[], float]:
+        """Matrices take a second; factors of each combination of shapes and positions as long as is said."""
+        readings, now = list[float](), 0.0
+        for seconds in factors:
+            for length in (1.0, seconds, *(length for _ in range(PAIRS) for length in (seconds, 1.0))):
+                readings += [now, now + length]
+                now += length
+        return iter(readings).__next__
+
+    x = torch.randn(1, 3, 8)
+    for positions, factors, left in (
+        ((1,), [0.9, 0.9], ["blocks.0.q", "blocks.0.k", "blocks.1.q"]),
+        ((1,), [1.1, 0.9], ["blocks.1.q"]),
+        ((1, 5), [0.9, 1.1, 0.9, 0.9], ["blocks.1.q"]),
+        ((1, 5), [0.9, 0.9, 1.1], ["blocks.0.q", "blocks.0.k"]),
+    ):
+        merged = merge_slow(smaller, positions=positions, timer=clock(factors))
+        assert list(factored_layers(merged)) == left
+        torch.testing.assert_close(merged(x), smaller(x), rtol=1e-4, atol=1e-5)
+    by_a_real_clock = merge_slow(smaller, positions=(1, 4))
+    torch.testing.assert_close(by_a_real_clock(x), smaller(x), rtol=1e-4, atol=1e-5)
