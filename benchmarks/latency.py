@@ -5,14 +5,16 @@
 Every measurement is a pair with the dense model in the same round, forms in random order; what is reported is the
 median over the rounds of the ratio of times. On a CPU times are those of the processor (`time.process_time`), so that
 other work on the machine counts for little; on a GPU they are those of its own clock. FLOPs are what torch counts on
-the same inputs. Results are written after every setting, and a run goes on where it stopped.
+the same inputs. On a CPU the time in the layers in scope is taken apart from that in the rest of the model: attention,
+norms, the cache, which compression leaves as they are. Results are written after every setting, and a run goes on where
+it stopped.
 """
 
 import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -56,7 +58,7 @@ class Arguments:
     """Where the figure goes."""
     hidden: tuple[int, ...] = (1024, 2048)
     """Widths of the models."""
-    keep: tuple[float, ...] = (0.5, 0.8)
+    keep: tuple[float, ...] = (0.5, 0.8, 0.95)
     """Fractions of the parameters kept."""
     sharing: tuple[Sharing, ...] = ("inputs", "private", "blocks")
     """Who shares a basis."""
@@ -150,14 +152,15 @@ def compressed(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def forms(
-    hidden: int, dtype: torch.dtype, keep: float, sharing: Sharing, device: str
+    hidden: int, dtype: torch.dtype, keep: float, sharing: Sharing, device: str, positions: Sequence[int]
 ) -> tuple[dict[str, nn.Module], Plan]:
-    """Dense, compressed, fused, and with layers merged that would be slower, the rest fused."""
-    dense = llama(hidden, dtype)
+    """Dense, compressed, fused, and with layers merged that a timing finds slower, the rest fused."""
+    dense = llama(hidden, dtype).to(device)
     plan = planned(dense, keep, sharing)
     smaller = compressed(dense, plan)
-    made = {"dense": dense, "compressed": smaller, "fused": fuse(smaller), "merged": fuse(merge_slow(smaller))}
-    return {name: model.to(device) for name, model in made.items()}, plan
+    timer = time.perf_counter if device.startswith("cuda") else time.process_time
+    merged = merge_slow(smaller, positions=positions, timer=timer)
+    return {"dense": dense, "compressed": smaller, "fused": fuse(smaller), "merged": fuse(merged)}, plan
 
 
 def prefill(model: nn.Module, tokens: Tensor) -> Callable[[], object]:
@@ -195,31 +198,60 @@ def timed(run: Callable[[], object], device: str) -> float:
     return float(start.elapsed_time(end)) / 1e3
 
 
+class Scope:
+    """Seconds of the processor that a model spends in some of its layers."""
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        self.seconds, self._started = 0.0, 0.0
+        for name in names:
+            layer = model.get_submodule(name)
+            layer.register_forward_pre_hook(self._enter)
+            layer.register_forward_hook(self._leave)
+
+    def _enter(self, *_: object) -> None:
+        self._started = time.process_time()
+
+    def _leave(self, *_: object) -> None:
+        self.seconds += time.process_time() - self._started
+
+
 def flops_of(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
-def measured(models: dict[str, nn.Module], kind: str, tokens: Tensor, rounds: int, device: str) -> list[Row]:
+def measured(
+    models: dict[str, nn.Module], scopes: dict[str, Scope], kind: str, tokens: Tensor, rounds: int, device: str
+) -> list[Row]:
     """One row for every form: the median over rounds of its time over that of the dense model."""
     runs = {name: WORKLOADS[kind](model, tokens) for name, model in models.items()}
     counted = {name: flops_of(run) for name, run in runs.items()}  # this warms up, too
-    order, seconds = list(runs), {name: list[float]() for name in runs}
+    order, seconds, inside = list(runs), {name: list[float]() for name in runs}, {name: list[float]() for name in runs}
     shuffled = random.Random(0)
     for _ in range(rounds):
         shuffled.shuffle(order)
         for name in order:
+            before = scopes[name].seconds
             seconds[name].append(timed(runs[name], device))
-    return [
-        {
+            inside[name].append(scopes[name].seconds - before)
+    rows: list[Row] = []
+    for name in FORMS:
+        row: Row = {
             "form": name,
             "seconds": statistics.median(seconds[name]),
-            "ratio": statistics.median(a / b for a, b in zip(seconds[name], seconds["dense"], strict=True)),
+            "ratio": median_ratio(seconds[name], seconds["dense"]),
             "flops": counted[name] / counted["dense"],
         }
-        for name in FORMS
-    ]
+        if not device.startswith("cuda"):
+            row["scope_seconds"] = statistics.median(inside[name])
+            row["scope_ratio"] = median_ratio(inside[name], inside["dense"])
+        rows.append(row)
+    return rows
+
+
+def median_ratio(seconds: Sequence[float], dense: Sequence[float]) -> float:
+    return statistics.median(a / b for a, b in zip(seconds, dense, strict=True))
 
 
 def measure_all(arguments: Arguments, rows: list[Row], console: Console) -> None:
@@ -248,8 +280,14 @@ def measure_all(arguments: Arguments, rows: list[Row], console: Console) -> None
 def _setting(setting: Row, arguments: Arguments) -> list[Row]:
     torch.manual_seed(0)
     models, plan = forms(
-        setting["hidden"], getattr(torch, setting["dtype"]), setting["keep"], setting["sharing"], arguments.device
+        setting["hidden"],
+        getattr(torch, setting["dtype"]),
+        setting["keep"],
+        setting["sharing"],
+        arguments.device,
+        sorted({*arguments.batches, arguments.tokens}),
     )
+    scopes = {name: Scope(model, plan.layers) for name, model in models.items()}
     kept = sum(plan_flops(plan).values()) / plan_flops_dense(plan)
     found = []
     with torch.no_grad():
@@ -259,7 +297,8 @@ def _setting(setting: Row, arguments: Arguments) -> list[Row]:
                 tokens = torch.randint(256, (batch, length), device=arguments.device)
                 about = {**setting, "workload": kind, "batch": batch, "flops_planned": kept}
                 found += [
-                    {**about, **row} for row in measured(models, kind, tokens, arguments.rounds, arguments.device)
+                    {**about, **row}
+                    for row in measured(models, scopes, kind, tokens, arguments.rounds, arguments.device)
                 ]
     return found
 
