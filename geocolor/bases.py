@@ -298,24 +298,28 @@ def frames(members: Sequence[Metric], side: Side, columns: int) -> list[Tensor]:
         return [frame] * len(turned)
     if basis is None:
         basis = mean.back(_directions(turned, mean, columns))
-    return [_frame(member, basis) for member in turned]
+    found: dict[Factor, Tensor] = {}  # one for all layers that read the same input
+    for member in turned:
+        if member.A not in found:
+            found[member.A] = _frame(member.A, basis)
+    return [found[member.A] for member in turned]
 
 
-def _frame(member: Metric, basis: Tensor) -> Tensor:
-    image, triangle = _orthonormal(member, basis)
+def _frame(A: Factor, basis: Tensor) -> Tensor:
+    image, triangle = _orthonormal(A, basis)
     if triangle is None:
         return image
     frame: Tensor = torch.linalg.solve_triangular(triangle, image, upper=True, left=False)
     return frame
 
 
-def _orthonormal(member: Metric, basis: Tensor) -> tuple[Tensor, Tensor | None]:
+def _orthonormal(A: Factor, basis: Tensor) -> tuple[Tensor, Tensor | None]:
     """`A B` and `T` with `Bᵀ A B = Tᵀ T`, so that `A B T⁻¹` is a frame; the frame itself and None where `T` is bad."""
-    image = member.A.times(basis)
+    image = A.times(basis)
     triangle, failed = torch.linalg.cholesky_ex(basis.T @ image, upper=True)
     if failed or _nearly_singular(triangle.diagonal()):
-        orthonormal: Tensor = torch.linalg.qr(member.A.root.T @ basis)[0]
-        return member.A.root @ orthonormal, None
+        orthonormal: Tensor = torch.linalg.qr(A.root.T @ basis)[0]
+        return A.root @ orthonormal, None
     return image, triangle
 
 
@@ -347,12 +351,12 @@ def _rest(member: Metric, captured: Tensor) -> Tensor:
 
 def one_sided_damage(member: Metric, basis: Tensor, side: Side) -> Tensor:
     """`damage_in_frame` of any basis, n × columns (`in`) or m × columns (`out`)."""
-    return damage_in_frame(member, _frame(member if side == "in" else member.mirror, basis), side)
+    return damage_in_frame(member, _frame((member if side == "in" else member.mirror).A, basis), side)
 
 
 def two_sided_damage(member: Metric, left: Tensor, right: Tensor) -> Tensor:
     """`damage_in_frames` of any pair of bases, m × columns and n × columns."""
-    return damage_in_frames(member, _frame(member.mirror, left), _frame(member, right))
+    return damage_in_frames(member, _frame(member.G, left), _frame(member.A, right))
 
 
 def coefficients(member: Metric, left: Tensor | None, right: Tensor | None) -> Tensor:
@@ -367,7 +371,7 @@ def coefficients(member: Metric, left: Tensor | None, right: Tensor | None) -> T
 
 def _projected(member: Metric, basis: Tensor, matrix: Tensor) -> Tensor:
     """`argmin_X ‖Rᵀ (basis X − matrix)‖`, `A = R Rᵀ`: normal equations, or least squares where they are bad."""
-    image, triangle = _orthonormal(member, basis)
+    image, triangle = _orthonormal(member.A, basis)
     if triangle is None:
         upper = member.A.root.T
         found: Tensor = torch.linalg.lstsq(upper @ basis, upper @ matrix, driver="gelsd").solution

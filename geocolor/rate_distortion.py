@@ -88,8 +88,8 @@ class Options:
     def hull(self) -> "Options":
         """The points that are cheapest at some price: the lower convex hull."""
         kept: list[int] = []
-        x, y = self.size, self.damage
-        for i in range(len(self)):
+        x, y = self.size.tolist(), self.damage.tolist()
+        for i in range(len(x)):
             while len(kept) > 1:
                 a, b = kept[-2], kept[-1]
                 if (y[b] - y[a]) * (x[i] - x[a]) < (y[i] - y[a]) * (x[b] - x[a]):
