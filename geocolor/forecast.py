@@ -18,17 +18,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from geocolor.calibration import TRIED_TOGETHER
 from geocolor.curvature import Curvature
 from geocolor.divergence import KEPT_OUTPUTS, MOST_SAMPLES, MOST_UNITS, spread
 from geocolor.graph import precision
+from geocolor.habits import neighbours
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
 from geocolor.memory import available, peak, resident
 from geocolor.metrics import size_of
 from geocolor.modes import evaluating
+from geocolor.moved_inputs import MOMENTS
 from geocolor.pace import KnownFactors, Pace, layer_paces, pace_of, positions_in
 from geocolor.parameters import parameter_bytes
-from geocolor.pipeline import CALIBRATED_AT, UPDATED_BELOW, Settings
+from geocolor.pipeline import CALIBRATED_AT, UPDATED_BELOW, Settings, estimate_of
 from geocolor.plans import Plan
 from geocolor.presets import GEO_SHARING, SEARCHED
 from geocolor.quantities import size
@@ -39,6 +42,9 @@ from solvers.auto import EXACT_GROUP_ITEMS
 from solvers.subset_dp import linked_parts
 
 DOUBLE = 8
+
+#: How often the looks are taken, on the average: again where sharing does far more than they predict (`calibrate`).
+LOOKED_AGAIN = 1.5
 
 #: Forward passes that a look takes beside the reference.
 LOOK_PASSES = 5
@@ -290,7 +296,11 @@ class _Work:
         return sum(pace.spectrum for pace in self.pace.layers.values())
 
     def calibrating(self) -> float:
-        return self.settings.rounds * (self.spectra() + self.looking())
+        """The looks, and a trial of neighbours that share, by which all may have to be done again."""
+        looks = self.settings.rounds * (self.spectra() + self.looking())
+        if all(len(group) == 1 for group in neighbours(self.layers, TRIED_TOGETHER)):
+            return looks
+        return LOOKED_AGAIN * (looks + self.applying() + (1 + self.again) * self.sample * self.pace.forward)
 
     def looking(self) -> float:
         """The inputs, the reference, and what is differentiated, which takes three times as long."""
@@ -333,9 +343,19 @@ class _Work:
         return self.pace.pair_count * self.pace.points * POINT_ON_DISK
 
     def factors(self) -> float:
-        """Bytes of A and G of all layers, float64."""
-        inputs = sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
-        return DOUBLE * (inputs + sum(layer.m**2 for layer in self.layers))
+        """Bytes of A and G of all layers, float64; of those that are the identity there is one a width."""
+        inputs = [layer.n for layer in self.layers if layer.name in self.firsts]
+        outputs = [layer.m for layer in self.layers]
+        estimate = estimate_of(self.settings)
+        widths = [*inputs] if estimate in (*MOMENTS, "magnitude") else [*set(inputs)]
+        widths += outputs if estimate in ("kronecker", "diagonal") else [*set(outputs)]
+        return DOUBLE * sum(width**2 for width in widths)
+
+    def sums(self) -> float:
+        """Bytes of what is summed over the data: the moments among the factors."""
+        estimate = estimate_of(self.settings)
+        inputs = sum(layer.n**2 for layer in self.layers if layer.name in self.firsts) if estimate in MOMENTS else 0
+        return DOUBLE * (inputs + (sum(layer.m**2 for layer in self.layers) if estimate == "kronecker" else 0))
 
     def memory(self, searched: bool, calibrated: bool, test: Sequence[Batch] | None, refined: bool) -> int:
         curvature, hulls = self.factors(), self.pace.pair_count * self.pace.points * POINT
@@ -358,7 +378,7 @@ class _Work:
         return round(max(measuring, self.pace.resident + priced + copies + max(trained, passing)))
 
     def disk(self, searched: bool, carried_out: bool, refined: bool) -> int:
-        curvature = self.factors()
+        curvature = self.sums()
         calibrated = searched and self.settings.rounds > 0
         looks = self.settings.rounds if calibrated else 0
         inputs = DOUBLE * sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
@@ -370,5 +390,5 @@ class _Work:
             whole = parameter_bytes(self.model)
             found += DOUBLE * self.kept() + whole * self.keep + (32 * self.kept() if refined else 0.0)
         else:
-            found += curvature
+            found += self.factors()
         return round(max(found, 2 * curvature) + SMALL_FILES)
