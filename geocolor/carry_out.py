@@ -11,7 +11,7 @@ from geocolor import backend
 from geocolor.axes_trust_region import axis_metric, fit_axes, own_basis
 from geocolor.bases import Factors, Metric, factorize
 from geocolor.curvature import Curvature, LanczosCurvature
-from geocolor.graph import medoid_basis, metrics_of
+from geocolor.graph import FactorsKey, FactorsKnown, medoid_basis, metrics_of
 from geocolor.journal import Journal
 from geocolor.layers import weight_of
 from geocolor.plans import Plan, PlannedClass
@@ -26,6 +26,7 @@ def apply(
     *,
     inplace: bool = False,
     metrics: Mapping[str, Metric] | None = None,
+    known: FactorsKnown | None = None,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> torch.nn.Module:
@@ -50,7 +51,7 @@ def apply(
         raise ValueError(
             f"the curvature holds nothing of layer {missing[0]!r}: measure the model the plan was made for"
         )
-    factors = factorize_plan(model, plan, curvature, metrics=metrics, progress=progress, journal=journal)
+    factors = factorize_plan(model, plan, curvature, metrics=metrics, known=known, progress=progress, journal=journal)
     target = model if inplace else _copy(model, plan)
     files = None if journal is None or not inplace else journal.folder
     return backend.install(
@@ -71,6 +72,7 @@ def factorize_plan(
     curvature: Curvature | LanczosCurvature,
     *,
     metrics: Mapping[str, Metric] | None = None,
+    known: FactorsKnown | None = None,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> Iterator[Factors]:
@@ -89,7 +91,8 @@ def factorize_plan(
             members: Mapping[str, Metric] = metrics if metrics is not None else {}
             if metrics is None:
                 members = metrics_of(model, curvature, [layers[name] for name in names])
-            factors, fits = factorize_class(cls, members, curvature, plan.trust_region, plan.flat_energy or 0.05)
+            flat = plan.flat_energy or 0.05
+            factors, fits = factorize_class(cls, members, curvature, plan.trust_region, flat, known)
         outside.extend(name for name, result in fits.items() if not result.reached)
         return factors.tensors()
 
@@ -110,15 +113,22 @@ def factorize_class(
     curvature: Curvature,
     beta: float | None,
     flat_energy: float,
+    known: FactorsKnown | None = None,
 ) -> tuple[Factors, dict[str, Fit]]:
-    """Factors of one class; under a trust region, or in a medoid's basis, also how each layer's fit came out."""
+    """Factors of one class; under a trust region, or in a medoid's basis, also how each layer's fit came out.
+
+    Those that are `known` of the same metrics, before any fit, are not computed again, and others join them.
+    """
     assert cls.kind != "dense"
     assert cls.rank is not None
     members = {name: metrics[name] for name in cls.layers}
     if cls.medoid is not None:
         factors = Factors("both", cls.layers, {}, *medoid_basis(metrics[cls.medoid], cls.rank))
     else:
-        factors = factorize(cls.kind, members, cls.rank, cls.right_rank)
+        known, key = {} if known is None else known, factors_key(cls)
+        if key not in known:
+            known[key] = factorize(cls.kind, members, cls.rank, cls.right_rank)
+        factors = known[key]
         if beta is None:
             return factors, {}
     fits = {}
@@ -128,6 +138,11 @@ def factorize_class(
         fits[name] = fit(eigen_metric(member.weight.to(G), G, A, flat_energy), left, right, beta)
     fitted = {name: result.coefficients for name, result in fits.items()}
     return Factors(factors.kind, factors.layers, fitted, left, right), fits
+
+
+def factors_key(cls: PlannedClass) -> FactorsKey:
+    """What the factors of a class depend on beside its layers' metrics, where no layer lends its basis."""
+    return cls.kind, cls.layers, cls.rank, cls.right_rank
 
 
 def factorize_lent(

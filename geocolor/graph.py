@@ -15,7 +15,7 @@ import torch
 
 from geocolor import processes
 from geocolor.atomic import write_atomically
-from geocolor.bases import Factor, FactoredKind, Metric, damage_alone
+from geocolor.bases import Factor, FactoredKind, Factors, Metric, damage_alone
 from geocolor.curvature import Curvature
 from geocolor.curvature.on_disk import OnDisk
 from geocolor.hull_files import Hulls, as_tensors, from_tensors
@@ -52,6 +52,12 @@ HOPELESS = 1.1
 HULLS_SHARE = 4
 
 
+FactorsKey = tuple[str, tuple[str, ...], int | None, int | None]
+"""Of factors: their kind, layers and ranks."""
+
+FactorsKnown = dict[FactorsKey, Factors]
+
+
 @dataclass(frozen=True)
 class CostGraph:
     """Layers in their own curvature, and what any class of them would cost.
@@ -79,6 +85,15 @@ class CostGraph:
     _hulls: MutableMapping[tuple[int, ...], dict[tuple[float, float], Options]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _options: dict[tuple[int, ...], dict[tuple[float, float], Options]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _factors: FactorsKnown = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def factors(self) -> FactorsKnown | None:
+        """Where factors of classes are remembered that are tried, looked from and at last installed."""
+        return None if isinstance(self.metrics, MetricsWithin) else self._factors
 
     @property
     def parameters_dense(self) -> int:
@@ -88,8 +103,17 @@ class CostGraph:
         return [self.metrics[self.layers[i].name] for i in group]
 
     def options(self, group: Sequence[int]) -> Options:
-        """All Pareto-optimal ways to hold the class of these layers (indices); empty where they share no side."""
-        return self._priced(group, (self.aggregate,), (self.weight,))[self.aggregate, self.weight]
+        """All Pareto-optimal ways to hold the class of these layers (indices); empty where they share no side.
+
+        They are asked for where ranks are chosen, which is for few classes, over and over: they are remembered, unless
+        memory is bounded.
+        """
+        key, which = tuple(sorted(group)), (self.aggregate, self.weight)
+        if isinstance(self.metrics, MetricsWithin):
+            return self._priced(key, *([each] for each in which))[which]
+        if key not in self._options:
+            self._options[key] = self._priced(key, self.aggregates, self.weights)
+        return self._options[key][which]
 
     def hull(self, group: Sequence[int]) -> Options:
         """The ways that are cheapest at some price; computed once for a class."""
@@ -126,7 +150,7 @@ class CostGraph:
     def weighing(self, weights: Sequence[float]) -> "CostGraph":
         """The same graph, sizes weighed by each of `weights`; `weighed` chooses among them."""
         fresh = HullsWithin(self._hulls.memory) if isinstance(self._hulls, HullsWithin) else {}
-        return replace(self, weight=weights[0], weights=tuple(weights), _hulls=fresh)
+        return replace(self, weight=weights[0], weights=tuple(weights), _hulls=fresh, _options={})
 
     def weighed(self, weight: float) -> "CostGraph":
         """The same graph under another one of its `weights`; what is priced is remembered for both."""

@@ -328,8 +328,9 @@ def carried_out(
     The model remembers its plan, whose predicted damage is then that of the coefficients it has.
     """
     with clock("apply"):
-        metrics = None if prepared.graph is None else prepared.graph.metrics
-        smaller = apply(model, prepared.plan, prepared.curvature, metrics=metrics, progress=progress, journal=journal)
+        graph = prepared.graph
+        computed: dict[str, Any] = {} if graph is None else {"metrics": graph.metrics, "known": graph.factors}
+        smaller = apply(model, prepared.plan, prepared.curvature, **computed, progress=progress, journal=journal)
     if prepared.updated == "never" or not isinstance(prepared.curvature, Curvature):
         return smaller
     with clock("update"):

@@ -70,7 +70,9 @@ def planned(graph: CostGraph, plan: Plan) -> list[StandIn]:
     for cls in plan.classes:
         if cls.kind != "dense":
             flat_energy = plan.flat_energy or 0.05
-            factors, _ = factorize_class(cls, graph.metrics, graph.curvature, plan.trust_region, flat_energy)
+            factors, _ = factorize_class(
+                cls, graph.metrics, graph.curvature, plan.trust_region, flat_energy, graph.factors
+            )
             found += [StandIn(layers[name], factors.dense(name)) for name in cls.layers]
     return found
 

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 
 from geocolor.budget import UnreachableError
-from geocolor.carry_out import apply
+from geocolor.carry_out import apply, factors_key
 from geocolor.divergence import divergence_of
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal
@@ -77,7 +77,7 @@ def verified(
     damage: dict[str, float] = {}
 
     def measured(plan: Plan) -> float:
-        candidate = apply(model, plan, graph.curvature, metrics=graph.metrics, progress=progress)
+        candidate = apply(model, plan, graph.curvature, metrics=graph.metrics, known=graph.factors, progress=progress)
         return divergence_of(model, candidate, batches, loss, progress=progress)
 
     for each in candidates:
@@ -85,6 +85,10 @@ def verified(
             key = f"verdict/{graph.curvature.rounds}/{hashlib.sha256(shape.encode()).hexdigest()[:32]}"
             damage[shape] = journal.value(key, partial(measured, each))
     chosen = min(candidates, key=lambda each: damage[_shape(each)])
+    if graph.factors is not None:  # it is looked from, or installed; the others have had their turn
+        needed = {factors_key(cls) for cls in chosen.classes}
+        for known in graph.factors.keys() - needed:
+            del graph.factors[known]
     least, predicted = damage[_shape(chosen)], chosen.predicted_damage
     scaled = chosen.rescaled(least / predicted) if predicted > 0 and least > 0 else chosen
     return Verdict(scaled, least, min(damage[_shape(each)] for each in plans))

@@ -24,6 +24,7 @@ from geocolor.pipeline import (
 from geocolor.planning import fixed_plan
 from geocolor.ranks import rounded, uniform
 from geocolor.refinement import RefineSettings
+from geocolor.stand_ins import planned
 from geocolor.verification import verified
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -58,6 +59,25 @@ def test_bases_are_computed_once_for_all_powers(graphs: CostGraph, monkeypatch: 
     monkeypatch.setattr("geocolor.graph.options", lambda *_: pytest.fail("priced again"))
     for power in AGGREGATES:
         graphs.under(power).hull((1, 0))
+
+
+def test_what_was_tried_is_neither_priced_nor_factorized_again(
+    network: nn.Module, graphs: CostGraph, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = [geocolor.plan(graphs.under(power), keep=0.5, solver="greedy") for power in AGGREGATES]
+    verdict = verified(network, graphs, plans, batches)
+    fresh = geocolor.apply(network, verdict.plan, graphs.curvature)
+    monkeypatch.setattr("geocolor.carry_out.factorize", lambda *_: pytest.fail("factorized again"))
+    known = geocolor.apply(network, verdict.plan, graphs.curvature, metrics=graphs.metrics, known=graphs.factors)
+    planned(graphs, verdict.plan)
+    for name, value in fresh.state_dict().items():
+        torch.testing.assert_close(known.state_dict()[name], value)
+    assert graphs.factors is not None
+    factored = {cls.layers for cls in verdict.plan.classes if cls.kind != "dense"}
+    assert {layers for _, layers, *_ in graphs.factors} == factored
+    shared = graphs.options((0, 1))
+    monkeypatch.setattr("geocolor.graph.options", lambda *_: pytest.fail("priced again"))
+    assert graphs.options((1, 0)) is shared
 
 
 def test_the_plan_that_does_least_damage_on_calibration_data_is_taken(
