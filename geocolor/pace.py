@@ -23,8 +23,8 @@ from geocolor.modes import evaluating
 from geocolor.pipeline import Settings, estimate_of
 from geocolor.rate_distortion import Options, can_share, options
 
-#: Wider matrices are timed in part, and scaled by the cube of the width.
-WIDEST = 1024
+#: Wider matrices are timed in part, and scaled by the cube of the width: those of a layer alone, those of pairs.
+WIDEST, WIDEST_OF_PAIRS = 1536, 1024
 
 #: Where only pairs of near layers are priced: how many times `nearest_of_each` there are for each layer, on its two
 #: sides, most of them near in both directions.
@@ -156,9 +156,9 @@ def _timed(timer: Timer, work: Callable[[], T]) -> tuple[float, T]:
     return timer() - started, result
 
 
-def _part(layer: Layer) -> tuple[int, int, float]:
+def _part(layer: Layer, widest: int) -> tuple[int, int, float]:
     """Rows and columns of a layer's matrix that are timed, and how many times as long the whole takes."""
-    scale = max(1.0, max(layer.m, layer.n) / WIDEST)
+    scale = max(1.0, max(layer.m, layer.n) / widest)
     return max(2, round(layer.m / scale)), max(2, round(layer.n / scale)), scale**3
 
 
@@ -171,9 +171,9 @@ class KnownFactors:
     inputs: Mapping[str, str]
     made: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
-    def of(self, layer: Layer) -> tuple[Tensor, Tensor]:
+    def of(self, layer: Layer, widest: int) -> tuple[Tensor, Tensor]:
         """The part of A and G that is timed; whole ones are the very tensors, so that `Known` knows them."""
-        m, n, _ = _part(layer)
+        m, n, _ = _part(layer, widest)
         A = self.A.get(layer.name) if layer.name in self.A else self._made(self.inputs[layer.name], n)
         G = self.G.get(layer.name) if layer.name in self.G else self._made("", m)
         assert A is not None
@@ -187,9 +187,9 @@ class KnownFactors:
         return self.made[name, size]
 
 
-def _member(model: nn.Module, layer: Layer, factors: KnownFactors, factor: Known | type[Factor]) -> Metric:
-    m, n, _ = _part(layer)
-    A, G = factors.of(layer)
+def _member(model: nn.Module, layer: Layer, factors: KnownFactors, factor: Known | type[Factor], widest: int) -> Metric:
+    m, n, _ = _part(layer, widest)
+    A, G = factors.of(layer, widest)
     return metric(weight_of(model, layer)[:m, :n].cpu(), G, A, factor)
 
 
@@ -205,11 +205,11 @@ def layer_paces(
 
 
 def _layer_pace(model: nn.Module, layer: Layer, factors: KnownFactors, keep: float, timer: Timer) -> LayerPace:
-    m, n, times = _part(layer)
-    read, member = _timed(timer, lambda: _member(model, layer, factors, Factor))
+    m, n, times = _part(layer, WIDEST)
+    read, member = _timed(timer, lambda: _member(model, layer, factors, Factor, WIDEST))
     spectrum, _ = _timed(timer, lambda: damage_alone(member))
     rank = min(max(1, int(keep * m * n / (m + n))), min(m, n) - 1)
-    fit, _ = _timed(timer, lambda: factorize("in", {layer.name: _member(model, layer, factors, Factor)}, rank))
+    fit, _ = _timed(timer, lambda: factorize("in", {layer.name: _member(model, layer, factors, Factor, WIDEST)}, rank))
     return LayerPace(read * times ** (2 / 3), times * spectrum, times * fit)
 
 
@@ -231,12 +231,12 @@ def _pairs(
     kinds = sorted(found.values(), key=lambda pairs: len(pairs) * _size(pairs[0]), reverse=True)
     known, seconds, points, work = Known(), 0.0, 0.0, 0.0
     for pairs in kinds[:MOST_KINDS]:
-        shapes = [_part(layer) for layer in pairs[0]]
+        shapes = [_part(layer, WIDEST_OF_PAIRS) for layer in pairs[0]]
         parts = [
             Layer(layer.name, m, n, layer.form if times == 1 else "linear", layer.geometry if times == 1 else ())
             for layer, (m, n, times) in zip(pairs[0], shapes, strict=True)
         ]
-        members = [_member(model, layer, factors, known) for layer in pairs[0]]
+        members = [_member(model, layer, factors, known, WIDEST_OF_PAIRS) for layer in pairs[0]]
         price = partial(options, parts, members, settings.kinds, powers)
         first, _ = _timed(timer, price)  # what layers remember is computed with the first pair that they are in
         again, priced = _timed(timer, partial(_hulls, price))
