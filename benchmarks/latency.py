@@ -6,8 +6,8 @@ Every measurement is a pair with the dense model in the same round, forms in ran
 median over the rounds of the ratio of times. On a CPU times are those of the processor (`time.process_time`), so that
 other work on the machine counts for little; on a GPU they are those of its own clock. FLOPs are what torch counts on
 the same inputs. On a CPU the time in the layers in scope is taken apart from that in the rest of the model: attention,
-norms, the cache, which compression leaves as they are. Results are written after every setting, and a run goes on where
-it stopped.
+norms, the cache, which compression leaves as they are. Results are written after every setting, a table of them beside
+them, and a run goes on where it stopped.
 """
 
 import json
@@ -307,6 +307,34 @@ def _write(rows: Sequence[Row], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     document = {"versions": {"torch": torch.__version__}, "threads": torch.get_num_threads(), "rows": list(rows)}
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(document, indent=1) + "\n"))
+    write_atomically(path.with_suffix(".md"), lambda temporary: temporary.write_text(table(rows)))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: a line for every setting, workload and batch, with the time inside and outside the layers in scope."""
+    lines = [
+        "| width, dtype | keep | basis | workload, batch | dense: layers in scope + rest, ms | merged: the same, ms | "
+        "compressed | fused | merged | layers in scope alone, merged | FLOPs planned |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    keys = ("hidden", "dtype", "keep", "sharing", "workload", "batch")
+    by_case: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        if "scope_seconds" in row:
+            by_case.setdefault(tuple(row[key] for key in keys), {})[row["form"]] = row
+    for (hidden, dtype, keep, sharing, kind, batch), forms in sorted(by_case.items()):
+        ratios = " | ".join(f"{forms[name]['ratio']:.2f}" for name in FORMS[1:])
+        merged = forms["merged"]
+        lines.append(
+            f"| {hidden}, {dtype} | {keep} | {LABELS[sharing]} | {kind}, {batch} | {_parts(forms['dense'])} | "
+            f"{_parts(merged)} | {ratios} | {merged['scope_ratio']:.2f} | {merged['flops_planned']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _parts(row: Row) -> str:
+    inside = row["scope_seconds"]
+    return f"{1e3 * inside:.0f} + {1e3 * max(row['seconds'] - inside, 0.0):.0f}"
 
 
 def _print(rows: Sequence[Row], setting: Row, console: Console) -> None:

@@ -16,7 +16,7 @@ def fuse(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     q, k and v on a shared basis take two products instead of six, on bases of their own four. Which layers read one
     tensor is known from the plan (it was seen when the model was measured). On a CPU, coefficients are laid out for few
-    positions at a time (`by_columns`), those of layers that read an input alone too. Outputs agree up to rounding,
+    positions at a time (`few_positions`), those of layers that read an input alone too. Outputs agree up to rounding,
     gradients flow, the number of parameters stays. `unfuse` undoes it; save the model before it is fused. Convolutions
     and layers that carry adapters or are quantized stay as they are.
     """

@@ -26,7 +26,7 @@ def slower_as_factors(model: nn.Module, positions: Sequence[int], timer: Timer =
     """Layers that, fused with all that read their input, take longer than their matrices at any of these `positions`.
 
     Layers of one input stay together: they are fast or slow as one. Each combination of shapes is timed once. Left out
-    are convolutions, and layers that carry adapters or are quantized.
+    are convolutions, and layers that carry adapters, are quantized or are not in memory.
     """
     layers, inputs = factored_layers(model), shared_inputs(model)
     groups: dict[str, list[str]] = {}
@@ -47,7 +47,7 @@ def slower_as_factors(model: nn.Module, positions: Sequence[int], timer: Timer =
 
 def _is_plain(layer: FactoredLayer) -> bool:
     maps = [layer.coefficients, *(basis.map for basis in layer.bases().values())]
-    return all(type(map) is nn.Linear and type(map.weight) is nn.Parameter for map in maps)
+    return all(type(map) is nn.Linear and type(map.weight) is nn.Parameter and not map.weight.is_meta for map in maps)
 
 
 def _kind(group: Sequence[FactoredLayer]) -> Hashable:
