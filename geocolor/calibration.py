@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -25,12 +24,12 @@ from torch import Tensor, nn
 from geocolor import processes
 from geocolor.curvature import Curvature
 from geocolor.curvature.on_disk import OnDisk
-from geocolor.divergence import dense_outputs, divergence_of, few
+from geocolor.divergence import dense_outputs, divergence_of, few, known_outputs
 from geocolor.graph import price
 from geocolor.journal import Journal
 from geocolor.layers import weight_of
 from geocolor.losses import Batch, Loss, default_loss, device_of, move
-from geocolor.modes import evaluating
+from geocolor.modes import differentiable, evaluating
 from geocolor.moved_inputs import MOMENTS, moved_inputs, moved_on_disk
 from geocolor.progress import track
 from geocolor.stand_ins import StandIn, among_neighbours, parameter, replaced, without_sharing
@@ -149,8 +148,12 @@ def seen_from(
     geometrically. Scales common to all are such that the predicted damage of `stand_ins` is the divergence measured.
     What the look moves is a piece of the `journal`, named by how many looks there were before.
     """
-    alike = _alike(journal)
-    moved = partial(moved_inputs, model, stand_ins, curvature, batches, loss, step)
+    alike, kept_on_disk = _alike(journal), isinstance(curvature.A, OnDisk)
+    moved: Callable[..., dict[str, Tensor]] = partial(moved_inputs, model, stand_ins, curvature, batches, loss, step)
+    sloped: Callable[[], Sloped] = partial(_slopes, model, stand_ins, batches, loss)
+    if not kept_on_disk and curvature.estimate in MOMENTS and processes.world() == 1 and known_outputs(batches):
+        both = cache(partial(_at_once, model, stand_ins, curvature, batches, loss, step))
+        moved, sloped = lambda: both()[0], lambda: both()[1]
     if isinstance(curvature.A, OnDisk) and curvature.estimate in MOMENTS:
         there = replace(curvature, A=moved_on_disk(curvature.A, curvature, alike, moved))
     else:
@@ -158,7 +161,7 @@ def seen_from(
         A = {layer.name: inputs[curvature.inputs[layer.name]] for layer in curvature.layers} if inputs else curvature.A
         there = replace(curvature, A=A)
     scales = alike.value(
-        f"look/{curvature.damping:g}/{curvature.rounds}", partial(_scales, model, stand_ins, there, batches, loss, step)
+        f"look/{curvature.damping:g}/{curvature.rounds}", partial(_scales, model, stand_ins, there, sloped, step)
     )
     return replace(there.scaled(scales), rounds=curvature.rounds + 1)
 
@@ -167,12 +170,11 @@ def _scales(
     model: nn.Module,
     stand_ins: Sequence[StandIn],
     curvature: Curvature,
-    batches: Sequence[Batch],
-    loss: Loss,
+    sloped: Callable[[], Sloped],
     step: float,
 ) -> dict[str, float]:
     """What every layer's `G` is to be multiplied by."""
-    slopes, measured = _slopes(model, stand_ins, batches, loss)
+    slopes, measured = sloped()
     predicted = _predicted(model, stand_ins, curvature)
     ratios = smoothed(list(predicted.values()), [max(slopes[name], 0.0) for name in predicted])
     scales = {name: ratio**step for name, ratio in zip(predicted, ratios, strict=True)}
@@ -188,45 +190,69 @@ def _predicted(model: nn.Module, stand_ins: Sequence[StandIn], curvature: Curvat
     }
 
 
-def _slopes(
-    model: nn.Module, stand_ins: Sequence[StandIn], batches: Sequence[Batch], loss: Loss
-) -> tuple[dict[str, float], float]:
+Sloped = tuple[dict[str, float], float]
+"""The slope of every layer, and the divergence."""
+
+
+class _Slopes:
     """`−½⟨∇J, W − Ŵ⟩` of every layer with a stand-in, and `J`, the divergence from the dense model; per unit."""
-    weights = {each.layer.name: parameter(model, each.layer) for each in stand_ins}
-    dense = {name: weight.data for name, weight in weights.items()}
-    slopes, total, units = dict.fromkeys(weights, 0.0), 0.0, 0
-    with _differentiable(weights.values()):
+
+    def __init__(self, model: nn.Module, stand_ins: Sequence[StandIn], loss: Loss) -> None:
+        self.weights = {each.layer.name: parameter(model, each.layer) for each in stand_ins}
+        self._dense = {name: weight.data for name, weight in self.weights.items()}
+        self._loss = loss
+        self._slopes, self._total, self._units = dict.fromkeys(self.weights, 0.0), 0.0, 0
+
+    def add(self, outputs: Tensor, reference: Tensor, batch: Batch) -> None:
+        """Takes in a batch, while the stand-ins are in their places and their weights can be differentiated."""
+        J, count = self._loss.divergence(outputs, reference, batch)
+        self._total, self._units = self._total + float(J.detach()), self._units + count
+        if not J.requires_grad:  # nothing here depends on these layers: experts that are not called
+            return
+        gradients = torch.autograd.grad(J, list(self.weights.values()), allow_unused=True)
+        for (name, weight), gradient in zip(self.weights.items(), gradients, strict=True):
+            if gradient is not None:
+                missing = self._dense[name].double() - weight.detach().double()
+                self._slopes[name] -= 0.5 * float((gradient.double() * missing).sum())
+
+    def means(self) -> Sloped:
+        """Over all processes."""
+        sums = torch.tensor([*self._slopes.values(), self._total, self._units], dtype=torch.float64)
+        if processes.world() > 1:
+            sums = processes.summed(sums.to(processes.exchange_device()))
+        *means, mean, _ = (sums / sums[-1].clamp(min=1)).tolist()
+        return dict(zip(self._slopes, means, strict=True)), mean
+
+
+def _slopes(model: nn.Module, stand_ins: Sequence[StandIn], batches: Sequence[Batch], loss: Loss) -> Sloped:
+    """See `_Slopes`."""
+    slopes = _Slopes(model, stand_ins, loss)
+    with differentiable(slopes.weights.values()):
         for index in (index for index in range(len(batches)) if processes.is_mine(index)):
             batch = move(batches[index], device_of(model))
             reference = dense_outputs(model, batches, index, loss)
             with replaced(model, stand_ins), evaluating(model, gradients=True):
-                J, count = loss.divergence(loss.forward(model, batch), reference, batch)
-                total, units = total + float(J.detach()), units + count
-                if not J.requires_grad:  # nothing here depends on these layers: experts that are not called
-                    continue
-                gradients = torch.autograd.grad(J, list(weights.values()), allow_unused=True)
-                for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
-                    if gradient is not None:
-                        missing = dense[name].double() - weight.detach().double()
-                        slopes[name] -= 0.5 * float((gradient.double() * missing).sum())
-    sums = torch.tensor([*slopes.values(), total, units], dtype=torch.float64)
-    if processes.world() > 1:
-        sums = processes.summed(sums.to(processes.exchange_device()))
-    *means, mean, _ = (sums / sums[-1].clamp(min=1)).tolist()
-    return dict(zip(slopes, means, strict=True)), mean
+                slopes.add(loss.forward(model, batch), reference, batch)
+    return slopes.means()
 
 
-@contextmanager
-def _differentiable(weights: Iterable[Tensor]) -> Iterator[None]:
-    """The weights ask for gradients for a while."""
-    asked = [(weight, weight.requires_grad) for weight in weights]
-    try:
-        for weight, _ in asked:
-            weight.requires_grad_(True)
-        yield
-    finally:
-        for weight, before in asked:
-            weight.requires_grad_(before)
+def _at_once(
+    model: nn.Module,
+    stand_ins: Sequence[StandIn],
+    curvature: Curvature,
+    batches: Sequence[Batch],
+    loss: Loss,
+    step: float,
+) -> tuple[dict[str, Tensor], Sloped]:
+    """What `moved_inputs` and `_slopes` find, of one pass over batches on which the dense model's outputs are known."""
+    slopes = _Slopes(model, stand_ins, loss)
+
+    def then(outputs: Tensor, batch: Batch, index: int) -> None:
+        slopes.add(outputs, dense_outputs(model, batches, index, loss), batch)
+
+    weights = list(slopes.weights.values())
+    moved = moved_inputs(model, stand_ins, curvature, batches, loss, step, weights=weights, then=then)
+    return moved, slopes.means()
 
 
 def smoothed(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:

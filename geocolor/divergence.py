@@ -49,6 +49,11 @@ def few(
     return Chosen(chosen, kept)
 
 
+def known_outputs(batches: Sequence[Batch]) -> bool:
+    """Whether `dense_outputs` need not be computed."""
+    return isinstance(batches, Chosen) and bool(batches.outputs)
+
+
 def dense_outputs(model: nn.Module, batches: Sequence[Batch], index: int, loss: Loss) -> Tensor:
     """The outputs of the dense model on a batch, without gradients: those that `few` has kept, or computed."""
     if isinstance(batches, Chosen) and batches.outputs:

@@ -1,10 +1,10 @@
-"""Evaluation mode, taken for a while and given back."""
+"""Evaluation mode and gradients, taken for a while and given back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -19,3 +19,16 @@ def evaluating(*models: nn.Module | None, gradients: bool = False) -> Iterator[N
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def differentiable(weights: Iterable[Tensor]) -> Iterator[None]:
+    """The weights ask for gradients for a while."""
+    asked = [(weight, weight.requires_grad) for weight in weights]
+    try:
+        for weight, _ in asked:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for weight, before in asked:
+            weight.requires_grad_(before)

@@ -36,16 +36,19 @@ def moved_inputs(
     loss: Loss,
     step: float,
     layers: Sequence[Layer] | None = None,
+    weights: Sequence[Tensor] = (),
+    then: Callable[[Tensor, Batch, int], None] | None = None,
 ) -> dict[str, Tensor]:
     """`(1 − step) A + step A'` of every group of `layers` that reads one input (all layers when None), by its first.
 
     `A'` is the second moment of what they read among the stand-ins, damped as `A` is. Nothing where `A` is no moment.
+    Outputs among the stand-ins can be looked at too: `weights` and `then` are those of `accumulate`.
     """
     if curvature.estimate not in MOMENTS:
         return {}
     layers = curvature.layers if layers is None else layers
     with replaced(model, stand_ins), evaluating(model):
-        sums = accumulate(model, batches, loss, layers, estimate=Activation.name)
+        sums = accumulate(model, batches, loss, layers, estimate=Activation.name, weights=weights, then=then)
     moved: dict[str, Tensor] = {}
     for first in dict.fromkeys(curvature.inputs[layer.name] for layer in layers):
         moved[first] = curvature.A[first]

@@ -50,14 +50,22 @@ def test_a_comparison_runs_the_dense_model_no_more(network: nn.Module, curvature
     assert found.damage == pytest.approx(divergence_of(network, smaller, list(chosen), loss), rel=1e-5)
 
 
-def test_a_look_runs_the_smaller_model_twice(network: nn.Module, curvature: Curvature, batches: Batches) -> None:
-    """Once for the inputs of its layers, once for the slopes."""
+def test_a_look_runs_the_smaller_model_once(network: nn.Module, curvature: Curvature, batches: Batches) -> None:
+    """For the inputs of its layers and the slopes; where the dense model's outputs are not known, once for each."""
     loss, graph = Counting(), geocolor.price(network, curvature)
     chosen = few(batches, loss, network)
     stand_ins = planned(graph, geocolor.plan(graph, 0.6, solver="greedy"))
     loss.ran.clear()
-    seen_from(network, stand_ins, curvature, chosen, loss)
-    assert len(loss.ran) == 2 * len(chosen)
+    asked = [parameter.requires_grad for parameter in network.parameters()]
+    at_once = seen_from(network, stand_ins, curvature, chosen, loss)
+    assert len(loss.ran) == len(chosen)
+    assert [parameter.requires_grad for parameter in network.parameters()] == asked
+    loss.ran.clear()
+    apart = seen_from(network, stand_ins, curvature, list(chosen), loss)
+    assert len(loss.ran) == 3 * len(chosen)
+    for layer in curvature.layers:
+        torch.testing.assert_close(at_once.A[layer.name], apart.A[layer.name])
+        torch.testing.assert_close(at_once.G[layer.name], apart.G[layer.name])
 
 
 def test_outputs_that_do_not_fit_are_computed_each_time(

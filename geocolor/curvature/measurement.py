@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from itertools import chain
 
@@ -25,6 +25,7 @@ from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions, samples_in
 from geocolor.memory import give_back
+from geocolor.modes import differentiable
 from geocolor.progress import bar
 
 ESTIMATES: dict[str, Estimate] = {
@@ -97,11 +98,14 @@ def accumulate(
     journal: Journal | None = None,
     record: str = MEASURED,
     ranks: Mapping[str, int] | None = None,
+    weights: Sequence[Tensor] = (),
+    then: Callable[[Tensor, Batch, int], None] | None = None,
 ) -> Sums:
     """The sums of `measure` over `batches`; `first` is the index of the first batch, which keys the sampling.
 
     Batches whose sums the `journal` holds, under the name `record`, are passed over. `ranks` are those of the factors
-    that are sketched, by "A/<layer>" and "G/<layer>" (`Kronecker`).
+    that are sketched, by "A/<layer>" and "G/<layer>" (`Kronecker`). For an estimate without gradients, the model's
+    outputs on every batch, which can be differentiated in `weights`, are handed on to `then`.
     """
     how = _estimate(estimate)
     if ranks and isinstance(how, Kronecker):
@@ -134,18 +138,19 @@ def accumulate(
             return _ignored if how.needs_gradients else None
         return how.observe(sums, layer, x, mask, groups.reads(layer, x))
 
-    def run(batch: Batch, index: int) -> int:
+    def run(batch: Batch, index: int) -> Tensor:
         outputs = loss.forward(model, batch)
         for draw in range(draws if how.needs_gradients else 0):
             pseudo, _ = loss.sample(outputs, batch, _generator(device, seed, index, draw))
             _backward(pseudo, leaves, retain=draw + 1 < draws)
         leaves.clear()
-        return loss.units(outputs, batch)
+        return outputs
 
     device = device_of(model)
     draws = draws if how.needs_gradients else 1
     with (
-        watched(model, layers, on_call, gradients=how.needs_gradients) as leaves,
+        watched(model, layers, on_call, gradients=how.needs_gradients or then is not None) as leaves,
+        differentiable(weights),
         bar("measuring curvature", total, wanted=progress and rank == 0) as advance,
     ):
         seen = own = 0
@@ -155,14 +160,17 @@ def accumulate(
             if index % world == rank and (index - first) // world >= done:
                 batch = move(batch, device)
                 mask = positions(batch)
-                units = run(batch, index)
+                outputs = run(batch, index)
                 if not groups.settle():
                     sums.tensors.clear()
                     sums.positions.clear()
                     groups.new_batch()
-                    units = run(batch, index)
+                    outputs = run(batch, index)
                 groups.end_batch()
                 groups.new_batch()
+                if then is not None:
+                    then(outputs, batch, index)
+                units = loss.units(outputs, batch)
                 sums.units += units
                 sums.sampled += units * draws
                 sums.samples += samples_in(batch)
