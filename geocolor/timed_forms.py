@@ -27,7 +27,11 @@ def slower_as_factors(model: nn.Module, positions: Sequence[int], timer: Timer =
 
     Layers of one input stay together: they are fast or slow as one. Each combination of shapes is timed once. Left out
     are convolutions, and layers that carry adapters, are quantized or are not in memory.
+
+    Raises `ValueError` for numbers of positions below 1.
     """
+    if min(positions, default=1) < 1:
+        raise ValueError(f"positions holds {min(positions)}; it says how many are computed at once, as (1, 512)")
     layers, inputs = factored_layers(model), shared_inputs(model)
     groups: dict[str, list[str]] = {}
     for name, layer in layers.items():

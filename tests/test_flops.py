@@ -144,5 +144,7 @@ def test_what_takes_longer_as_factors_is_merged_too_where_that_is_timed() -> Non
         merged = merge_slow(smaller, positions=positions, timer=clock(factors))
         assert list(factored_layers(merged)) == left
         torch.testing.assert_close(merged(x), smaller(x), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="positions holds 0"):
+        merge_slow(smaller, positions=(1, 0))
     by_a_real_clock = merge_slow(smaller, positions=(1, 4))
     torch.testing.assert_close(by_a_real_clock(x), smaller(x), rtol=1e-4, atol=1e-5)
