@@ -33,7 +33,7 @@ from geocolor.forecast import Forecast, forecast
 from geocolor.forecast_runs import forecast_evaluation, forecast_race
 from geocolor.journal import journal_folder, kept
 from geocolor.losses import Batch
-from geocolor.pipeline import Clock, Settings, carried_out, delivered, prepare, priced
+from geocolor.pipeline import Clock, Settings, carried_out, delivered, prepare, priced, write_model
 from geocolor.report import write_report
 from geocolor.sweep import sweep
 from geocolor.sweep_grid import compress_cell, forecast_sweep, grid
@@ -129,7 +129,9 @@ def compress_run(options: Options, subject: Subject, settings: Settings) -> Run:
             prepared = prepare(subject.model, calibration, settings, loss=subject.loss, clock=clock, journal=journal)
             smaller = carried_out(prepared, subject.model, calibration, loss=subject.loss, clock=clock, journal=journal)
             plan = plan_of(smaller) or prepared.plan
-            delivered(smaller, subject.model, plan, test, out, clock=clock, loss=subject.loss)
+            with clock("save"):
+                write_model(smaller, out, plan)
+            delivered(subject.model, plan, test, out, clock=clock, loss=subject.loss)
         assert not journal_folder(out).exists()
         return clock.seconds
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -184,10 +185,11 @@ def _scales(
 
 def _predicted(model: nn.Module, stand_ins: Sequence[StandIn], curvature: Curvature) -> dict[str, float]:
     """The damage of every layer with a stand-in."""
-    return {
-        each.layer.name: curvature.damage(each.layer.name, each.weight - weight_of(model, each.layer).to(each.weight))
-        for each in stand_ins
-    }
+    found = {}
+    for each in stand_ins:
+        weight = each.weight
+        found[each.layer.name] = curvature.damage(each.layer.name, weight - weight_of(model, each.layer).to(weight))
+    return found
 
 
 Sloped = tuple[dict[str, float], float]
@@ -209,11 +211,12 @@ class _Slopes:
         self._total, self._units = self._total + float(J.detach()), self._units + count
         if not J.requires_grad:  # nothing here depends on these layers: experts that are not called
             return
-        gradients = torch.autograd.grad(J, list(self.weights.values()), allow_unused=True)
-        for (name, weight), gradient in zip(self.weights.items(), gradients, strict=True):
-            if gradient is not None:
-                missing = self._dense[name].double() - weight.detach().double()
-                self._slopes[name] -= 0.5 * float((gradient.double() * missing).sum())
+        with _gradients_of(self.weights, self._seen):
+            torch.autograd.backward(J, inputs=list(self.weights.values()))
+
+    def _seen(self, name: str, gradient: Tensor) -> None:
+        missing = self._dense[name].double() - self.weights[name].detach().double()
+        self._slopes[name] -= 0.5 * float((gradient.double() * missing).sum())
 
     def means(self) -> Sloped:
         """Over all processes."""
@@ -253,6 +256,29 @@ def _at_once(
     weights = list(slopes.weights.values())
     moved = moved_inputs(model, stand_ins, curvature, batches, loss, step, weights=weights, then=then)
     return moved, slopes.means()
+
+
+@contextmanager
+def _gradients_of(weights: Mapping[str, nn.Parameter], seen: Callable[[str, Tensor], None]) -> Iterator[None]:
+    """Each gradient is `seen` once it is whole, and let go of before the next; those that weights have are kept."""
+    kept = [(weight, weight.grad) for weight in weights.values()]
+
+    def told(name: str, weight: Tensor) -> None:
+        assert weight.grad is not None
+        seen(name, weight.grad)
+        weight.grad = None
+
+    handles = []
+    try:
+        for name, weight in weights.items():
+            weight.grad = None
+            handles.append(weight.register_post_accumulate_grad_hook(partial(told, name)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for weight, gradient in kept:
+            weight.grad = gradient
 
 
 def smoothed(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:

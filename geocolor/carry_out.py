@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -25,18 +26,21 @@ def apply(
     curvature: Curvature | LanczosCurvature,
     *,
     inplace: bool = False,
+    borrowing: bool = False,
     metrics: Mapping[str, Metric] | None = None,
     known: FactorsKnown | None = None,
+    files: Path | None = None,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> torch.nn.Module:
     """Replace the planned layers by factored ones that share their bases; the rest of the model stays as it is.
 
     A copy of the model is changed unless `inplace`; in place, factors take the place of weights class by class, also
-    where something is raised later, and lie in files of the `journal`, not in memory. `metrics` are those of a graph of
-    the same curvature, where there is one: what they have computed is used again. Factors that the `journal` holds are
-    not computed again. Raises `ValueError` where the plan was made for another model or the curvature misses one of its
-    layers.
+    where something is raised later. A copy that is `borrowing` has its other parameters in common with the model.
+    `metrics` are those of a graph of the same curvature, where there is one: what they have computed is used again.
+    With a folder `files` factors lie in files there that have no names, not in memory (`geocolor.mapped`). Factors that
+    the `journal` holds are not computed again. Raises `ValueError` where the plan was made for another model or the
+    curvature misses one of its layers.
     """
     plan.check(model)
     lanczos = isinstance(curvature, LanczosCurvature)
@@ -52,17 +56,17 @@ def apply(
             f"the curvature holds nothing of layer {missing[0]!r}: measure the model the plan was made for"
         )
     factors = factorize_plan(model, plan, curvature, metrics=metrics, known=known, progress=progress, journal=journal)
-    target = model if inplace else _copy(model, plan)
-    files = None if journal is None or not inplace else journal.folder
+    target = model if inplace else _copy(model, plan, borrowing)
+    one_by_one = inplace or files is not None
     return backend.install(
-        target, plan.shareable_layers(), factors, inplace=True, plan=plan, one_by_one=inplace, files=files
+        target, plan.shareable_layers(), factors, inplace=True, plan=plan, one_by_one=one_by_one, files=files
     )
 
 
-def _copy(model: torch.nn.Module, plan: Plan) -> torch.nn.Module:
-    """A copy that keeps nothing twice which the plan will replace."""
+def _copy(model: torch.nn.Module, plan: Plan, borrowing: bool) -> torch.nn.Module:
+    """A copy that keeps nothing twice which the plan will replace, or no parameter at all."""
     planned = [name for cls in plan.classes if cls.kind != "dense" for name in cls.layers]
-    weights = [model.get_submodule(name).weight for name in planned]
+    weights = model.parameters() if borrowing else [model.get_submodule(name).weight for name in planned]
     return copy.deepcopy(model, {id(weight): weight for weight in weights})
 
 

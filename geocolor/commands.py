@@ -319,7 +319,7 @@ def carry_out(
         basis = {"model": digest_of_model(model), "curvature": hashlib.file_digest(file, "sha256").hexdigest()}
     with _kept(out, basis, {"plan": plan.model_dump(mode="json")}, overwrite) as journal:
         with clock("apply"):
-            smaller = apply(model, plan, curvature, inplace=True, progress=True, journal=journal)
+            smaller = apply(model, plan, curvature, inplace=True, files=journal.folder, progress=True, journal=journal)
         occupied = overwrite or journal.written
         journal.writes_now()
         with clock("save"):
@@ -372,17 +372,16 @@ def refined(
             )
         occupied = overwrite or journal.written
         journal.writes_now()
+        with clock("save"):
+            write_model(found.model.to(dtype=_stored_dtype(source)), out, plan, tokenizer, overwrite=occupied)
         report, _ = delivered(
-            found.model.to(dtype=_stored_dtype(source)),
             dense,
             plan,
             test,
             out,
             clock=clock,
             extra={"refined_from": source} | refinement_report(found),
-            tokenizer=tokenizer,
             bytes_per_unit=_bytes_per_unit(dense, tokenizer, test),
-            overwrite=occupied,
             progress=True,
         )
     _print_refinement(console, report, settings)

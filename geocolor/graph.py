@@ -331,9 +331,14 @@ class CostGraph:
                     cost[i, b] = fit(eigen, left.to(weight), right.to(weight), beta).sharp_damage
         return MedoidProblem(cost, K=bases)
 
+    @property
+    def bounded(self) -> bool:
+        """Whether layers and classes are held within a bound of memory."""
+        return isinstance(self.metrics, MetricsWithin)
+
     def set_aside(self) -> None:
         """Let go of what takes memory and can be read again, where memory is bounded."""
-        for kept in (self.metrics, self._hulls):
+        for kept in (self._hulls, self.metrics):
             if isinstance(kept, MetricsWithin | HullsWithin):
                 kept.set_aside()
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -99,6 +100,38 @@ def _convert(folder: Path, shards: Sequence[Path], target: Path, dtype: torch.dt
             out.write(header_of(file.metadata() or {}, shapes, dtypes))
             for name in shapes:
                 out.write(data_of(file.get_tensor(name).to(dtypes[name])))
+
+
+class Spool:
+    """Tensors written one after the other into a file without a name, which is gone with the last of them."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile(prefix="geocolor.")  # noqa: SIM115 - closed when nobody holds it
+
+    def put(self, tensor: Tensor) -> "Spooled":
+        place = self._file.seek(0, 2)
+        self._file.write(data_of(tensor))
+        return Spooled(self, place, tuple(tensor.shape), tensor.dtype)
+
+    def read(self, place: int, into: Tensor) -> None:
+        self._file.seek(place)
+        self._file.readinto(data_of(into))
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """Where a tensor lies in its file."""
+
+    spool: Spool
+    place: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    def read(self) -> Tensor:
+        """The tensor on the CPU, anew each time."""
+        tensor = torch.empty(self.shape, dtype=self.dtype)
+        self.spool.read(self.place, tensor)
+        return tensor
 
 
 def put_in_files(parameters: Iterable[nn.Parameter], folder: Path) -> None:

@@ -17,7 +17,7 @@ from geocolor.bases import Factor, Metric
 from geocolor.curvature import Curvature
 from geocolor.curvature.sketch import Sketch, Sketchable
 from geocolor.layers import Layer, weight_of
-from geocolor.memory import give_back
+from geocolor.memory import give_back, hold_no_free
 
 #: What is computed once of a metric and its mirror, where it has been asked for.
 REMEMBERED = {"gram", "spectrum", "leading"}
@@ -37,6 +37,7 @@ class MetricsWithin(Mapping[str, Metric]):
         dtype: torch.dtype = torch.float64,
         device: torch.device | str = "cpu",
     ) -> None:
+        hold_no_free()
         self._model, self._curvature, self._memory = model, curvature, memory
         self._dtype, self._device = dtype, torch.device(device)
         self._folder = Path(tempfile.mkdtemp(prefix="geocolor."))

@@ -27,6 +27,7 @@ from geocolor.graph import KINDS, CostGraph, price
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
 from geocolor.losses import Loss, default_loss
+from geocolor.memory import give_back
 from geocolor.planning import budgeted, plan
 from geocolor.plans import Plan, write_plan
 from geocolor.presets import GEO_SHARING, SEARCHED, Preset, find_preset
@@ -207,6 +208,7 @@ def searched(
     best, best_graph = verdict, graph
     for _ in range(settings.rounds):
         stand_ins = planned(graph, verdict.plan)
+        graph.set_aside()
         if not stand_ins:  # everything fits as it is
             break
         with clock("calibrate"):
@@ -331,6 +333,8 @@ def carried_out(
         graph = prepared.graph
         computed: dict[str, Any] = {} if graph is None else {"metrics": graph.metrics, "known": graph.factors}
         smaller = apply(model, prepared.plan, prepared.curvature, **computed, progress=progress, journal=journal)
+        if graph is not None:
+            graph.set_aside()
     if prepared.updated == "never" or not isinstance(prepared.curvature, Curvature):
         return smaller
     with clock("update"):
@@ -499,37 +503,32 @@ def compress_into(
     extra: Report = {"preset": settings.preset}
     if refinement is not None:
         with clock("refine"):
-            found = refine(
-                smaller,
-                model,
-                calibration,
-                refinement,
-                loss=loss,
-                checkpoint=journal.part("refinement.safetensors").path,
-                keep_checkpoint=True,
-                inplace=True,
-                progress=progress,
+            extra |= refinement_report(
+                refine(
+                    smaller,
+                    model,
+                    calibration,
+                    refinement,
+                    loss=loss,
+                    checkpoint=journal.part("refinement.safetensors").path,
+                    keep_checkpoint=True,
+                    inplace=True,
+                    progress=progress,
+                )
             )
-        extra |= refinement_report(found)
     journal.writes_now()
-    return delivered(
-        smaller if save_dtype is None else smaller.to(save_dtype),
-        model,
-        plan_of(smaller) or prepared.plan,
-        test,
-        out,
-        clock=clock,
-        extra=extra,
-        loss=loss,
-        tokenizer=tokenizer,
-        bytes_per_unit=bytes_per_unit,
-        overwrite=overwrite,
-        progress=progress,
-    )
+    plan = plan_of(smaller) or prepared.plan
+    with clock("save"):
+        write_model(
+            smaller if save_dtype is None else smaller.to(save_dtype), out, plan, tokenizer, overwrite=overwrite
+        )
+    del smaller  # what is measured is the one on disk
+    give_back()
+    known = {"extra": extra, "loss": loss, "bytes_per_unit": bytes_per_unit, "progress": progress}
+    return delivered(model, plan, test, out, clock=clock, **known)
 
 
 def delivered(
-    smaller: nn.Module,
     dense: nn.Module,
     plan: Plan,
     test: Sequence[Any],
@@ -538,14 +537,10 @@ def delivered(
     clock: Clock,
     extra: Report | None = None,
     loss: Loss | None = None,
-    tokenizer: Any = None,
     bytes_per_unit: float | None = None,
-    overwrite: bool = False,
     progress: bool = False,
 ) -> tuple[Report, nn.Module]:
-    """Write a smaller model, load it again, compare that one with the dense model; `extra` joins the report."""
-    with clock("save"):
-        write_model(smaller, out, plan, tokenizer, overwrite=overwrite)
+    """Load the smaller model that lies in `out`, compare it with the dense one; `extra` joins the report."""
     with clock("load"):
         reference = next(dense.parameters())
         loaded = (

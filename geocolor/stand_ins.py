@@ -1,6 +1,6 @@
 """Low-rank matrices put in the place of weights for a while: a smaller model tried without being built."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,16 +12,22 @@ from geocolor.carry_out import factorize_class
 from geocolor.graph import CostGraph
 from geocolor.habits import neighbours
 from geocolor.layers import Layer, as_stored
+from geocolor.mapped import Spool, Spooled
 from geocolor.plans import Plan
 from geocolor.rate_distortion import Option
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """What stands for a layer's weight: m × n, float64."""
+    """What stands for a layer's weight, in memory or, where that is bounded, in a file."""
 
     layer: Layer
-    weight: Tensor
+    held: Tensor | Spooled
+
+    @property
+    def weight(self) -> Tensor:
+        """m × n, float64."""
+        return self.held if isinstance(self.held, Tensor) else self.held.read()
 
 
 def without_sharing(graph: CostGraph, keep: float, *, every: bool = False) -> list[StandIn]:
@@ -52,28 +58,33 @@ def among_neighbours(graph: CostGraph, keep: float, size: int) -> list[StandIn]:
 
 def _factored(graph: CostGraph, groups: Sequence[Group], options: Sequence[Option]) -> list[StandIn]:
     """What stands for the layers of every class that is not left dense."""
-    found = []
+    found, hold = [], _holding(graph)
     for group, option in zip(groups, options, strict=True):
         if option.kind != "dense":
             assert option.rank is not None
             layers = [graph.layers[i] for i in group]
             metrics = {layer.name: graph.metrics[layer.name] for layer in layers}
             factors = factorize(option.kind, metrics, option.rank)
-            found += [StandIn(layer, factors.dense(layer.name)) for layer in layers]
+            found += [StandIn(layer, hold(factors.dense(layer.name))) for layer in layers]
     return found
+
+
+def _holding(graph: CostGraph) -> Callable[[Tensor], Tensor | Spooled]:
+    """How stand-ins are held: as they are, or in one file where memory is bounded."""
+    return Spool().put if graph.bounded else lambda weight: weight
 
 
 def planned(graph: CostGraph, plan: Plan) -> list[StandIn]:
     """Those of a plan that was made from `graph`."""
     layers = {layer.name: layer for layer in graph.layers}
-    found = []
+    found, hold = [], _holding(graph)
     for cls in plan.classes:
         if cls.kind != "dense":
             flat_energy = plan.flat_energy or 0.05
             factors, _ = factorize_class(
                 cls, graph.metrics, graph.curvature, plan.trust_region, flat_energy, graph.factors
             )
-            found += [StandIn(layers[name], factors.dense(name)) for name in cls.layers]
+            found += [StandIn(layers[name], hold(factors.dense(name))) for name in cls.layers]
     return found
 
 

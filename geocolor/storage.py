@@ -107,7 +107,12 @@ def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Pa
         raise ValueError(f"{path} holds a plain torch module: pass the dense model, or a function that builds it")
     weights = path / WEIGHTS_FILE
     _check_weights(weights)
-    model = copy.deepcopy(model_or_factory) if isinstance(model_or_factory, nn.Module) else model_or_factory()
+    if isinstance(model_or_factory, nn.Module):
+        factored = [name for cls in plan.classes if cls.kind != "dense" for name in cls.layers]
+        replaced = [p for name, p in model_or_factory.named_parameters() if name.removesuffix(".weight") in factored]
+        model = copy.deepcopy(model_or_factory, {id(weight): weight for weight in replaced})
+    else:
+        model = model_or_factory()
     skeleton(model, plan)
     _adopt_dtypes(model, weights)
     try:

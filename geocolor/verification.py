@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -77,7 +78,9 @@ def verified(
     damage: dict[str, float] = {}
 
     def measured(plan: Plan) -> float:
-        candidate = apply(model, plan, graph.curvature, metrics=graph.metrics, known=graph.factors, progress=progress)
+        computed: dict[str, Any] = {"metrics": graph.metrics, "known": graph.factors, "borrowing": True}
+        candidate = apply(model, plan, graph.curvature, **computed, progress=progress)
+        graph.set_aside()
         return divergence_of(model, candidate, batches, loss, progress=progress)
 
     for each in candidates:

@@ -24,7 +24,7 @@ from geocolor.curvature.sketch import Sketch, Sketchable, rank_of
 from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer
 from geocolor.losses import Batch, Loss, default_loss, device_of, move
-from geocolor.memory import forget_peak, give_back, peak
+from geocolor.memory import forget_peak, give_back, hold_no_free, peak
 from geocolor.quantities import size
 
 #: Matrices of the widest side that are made on the way: the product of a batch, and what dividing and damping leave.
@@ -62,6 +62,7 @@ def measure_within(
     loss = default_loss(model, batches[0]) if loss is None else loss
     folder = temporary_folder() if journal is None or journal.folder is None else journal.folder
     whole = folder / _name("curvature", layers, damping)
+    hold_no_free()
     forget_peak()
     inputs = input_groups(model, batches[0], loss, layers)
     free = min(processes.gathered(memory - peak()))
