@@ -236,9 +236,24 @@ def class_basis(members: Sequence[Metric], side: Side, columns: int | None = Non
     mean = _mean([member.A for member in turned])
     columns = len(mean) if columns is None else columns
     basis = _spanned(turned, mean, columns)
+    if basis is not None and basis.shape[1] < columns and len(turned) == 1:
+        basis = _own(turned[0], columns)
     if basis is not None and basis.shape[1] == columns:
         return basis
     return mean.back(_directions(turned, mean, columns))
+
+
+def _own(member: Metric, columns: int) -> Tensor | None:
+    """`class_basis` of one layer, by all of the eigenproblem of its narrower side; None where that is its own.
+
+    Fewer than `columns` where no more are numerically independent.
+    """
+    if member.narrow is member:
+        return None
+    values, vectors = _eigen(member.narrow._whitened_gram())
+    scales = values[:columns].clamp(min=0).sqrt()
+    sound = int((scales > SMALLEST[scales.dtype] * scales[0]).sum())
+    return member.half.T @ (vectors[:, :sound] / scales[:sound])
 
 
 def _turned(members: Sequence[Metric], side: Side) -> list[Metric]:

@@ -44,6 +44,9 @@ MOST_PAIRS, NEAREST = 300, 6
 WIDE, NEAREST_WIDE = 1024, 2
 
 
+#: Of so many classes that were priced last all options are at hand, not only the hull.
+RECENT = 64
+
 #: A pair that costs so many times as much as its layers apart is not priced again under the curvature of the next look.
 #: Pairs that stories260K's plans share after three looks had at most 1.02 (power 1) and 1.1 (power 2) before them.
 HOPELESS = 1.1
@@ -88,6 +91,9 @@ class CostGraph:
     _options: dict[tuple[int, ...], dict[tuple[float, float], Options]] = field(
         default_factory=dict, repr=False, compare=False
     )
+    _recent: dict[tuple[int, ...], dict[tuple[float, float], Options]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _factors: FactorsKnown = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -112,7 +118,8 @@ class CostGraph:
         if isinstance(self.metrics, MetricsWithin):
             return self._priced(key, *([each] for each in which))[which]
         if key not in self._options:
-            self._options[key] = self._priced(key, self.aggregates, self.weights)
+            found = self._recent.pop(key, None)
+            self._options[key] = self._priced(key, self.aggregates, self.weights) if found is None else found
         return self._options[key][which]
 
     def hull(self, group: Sequence[int]) -> Options:
@@ -121,6 +128,10 @@ class CostGraph:
         if (self.aggregate, self.weight) not in self._hulls.get(key, {}):
             found = self._priced(key, self.aggregates, self.weights)
             self._hulls[key] = {which: each.hull() for which, each in found.items()}
+            if not isinstance(self.metrics, MetricsWithin):
+                self._recent[key] = found
+                if len(self._recent) > RECENT:
+                    del self._recent[next(iter(self._recent))]
         return self._hulls[key][self.aggregate, self.weight]
 
     def _priced(
@@ -150,7 +161,7 @@ class CostGraph:
     def weighing(self, weights: Sequence[float]) -> "CostGraph":
         """The same graph, sizes weighed by each of `weights`; `weighed` chooses among them."""
         fresh = HullsWithin(self._hulls.memory) if isinstance(self._hulls, HullsWithin) else {}
-        return replace(self, weight=weights[0], weights=tuple(weights), _hulls=fresh, _options={})
+        return replace(self, weight=weights[0], weights=tuple(weights), _hulls=fresh, _options={}, _recent={})
 
     def weighed(self, weight: float) -> "CostGraph":
         """The same graph under another one of its `weights`; what is priced is remembered for both."""

@@ -201,6 +201,31 @@ def test_layers_of_one_input_share_a_basis_of_what_is_leading(monkeypatch: pytes
     torch.testing.assert_close(one.T @ torch.linalg.solve(A, one), torch.eye(5, dtype=torch.float64))
 
 
+def test_layers_of_one_input_have_one_frame_among_others() -> None:
+    torch.manual_seed(0)
+    known, [(W, G, A), (V, H, _)] = Known(), [falling(seed, 24, 24) for seed in (1, 2)]
+    group = [metric(W, G, A, known), metric(*falling(3, 24, 24)), metric(V, H, A, known)]
+    one, other, same = frames(group, "in", 5)
+    assert one is same
+    assert other is not one
+    apart = frames([metric(W, G, A), group[1], metric(V, H, A.clone())], "in", 5)
+    torch.testing.assert_close(torch.stack([one, other, same]), torch.stack(apart))
+
+
+@pytest.mark.parametrize("side", ["in", "out"])
+def test_past_what_is_leading_a_wide_layer_needs_only_the_eigenproblem_of_its_narrow_side(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    W, G, A = falling(1, 8, 40)
+    layer = metric(W, G, A) if side == "in" else metric(W.T, A, G)
+    assert layer.narrow.leading.shape[1] < 7
+    expected = factorize(side, {"a": layer}, 7).dense("a")
+    monkeypatch.setattr("geocolor.bases.WIDE", 16)
+    monkeypatch.setattr("geocolor.bases._directions", lambda *_: pytest.fail("the wide eigenproblem"))
+    torch.testing.assert_close(factorize(side, {"a": layer}, 7).dense("a"), expected)
+
+
 def test_a_sketched_factor_prices_as_the_matrix_it_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     monkeypatch.setattr("geocolor.bases.WIDE", 1)
