@@ -364,18 +364,18 @@ class _Work:
         priced = curvature + sum(size_of(layer, dtype) for layer in self.layers) + 6 * DOUBLE * widest**2
         if dtype == torch.float64:  # factors are those of the curvature
             priced -= DOUBLE * sum(layer.m**2 + layer.n**2 for layer in self.layers)
-        if self.settings.memory is not None:  # the rest is read from files
-            priced = min(priced, self.settings.memory - self.pace.resident)
         if searched:
             priced += hulls
         copies = parameter_bytes(self.model) + DOUBLE * self.kept() if calibrated or test else 0.0
         trained = 16 * self.kept() if refined else 0.0
         measuring = self.pace.peak + curvature  # A and G beside the sums
-        if self.settings.memory is not None:
-            measuring = max(self.pace.peak, min(measuring, self.settings.memory))
         largest = max(positions_in([batch]) for batch in [*self.calibration, *(test or ())])
         passing = self.pace.activations * largest
-        return round(max(measuring, self.pace.resident + priced + copies + max(trained, passing)))
+        if self.settings.memory is None:
+            return round(max(measuring, self.pace.resident + priced + copies + max(trained, passing)))
+        bounded = min(max(measuring, self.pace.resident + priced), self.settings.memory)  # the rest is read from files
+        copies = parameter_bytes(self.model) if calibrated or test else 0.0  # then nothing that was priced is kept
+        return round(max(self.pace.peak, bounded, self.pace.resident + copies + max(trained, passing)))
 
     def disk(self, searched: bool, carried_out: bool, refined: bool) -> int:
         curvature = self.sums()
@@ -384,6 +384,7 @@ class _Work:
         inputs = DOUBLE * sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
         if self.settings.memory is not None:
             curvature *= 2  # windows, and then the roots
+            curvature += DOUBLE * sum(layer.parameters for layer in self.layers) if calibrated else 0  # stand-ins
         found = curvature + (self.settings.rounds + looks if calibrated else 0) * inputs
         found += (1 + looks) * self.hulls_on_disk if searched else 0.0
         if carried_out:

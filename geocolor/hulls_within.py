@@ -9,6 +9,7 @@ from collections.abc import Iterator, MutableMapping
 import numpy as np
 
 from geocolor.hull_files import KINDS, Hulls
+from geocolor.mapped import telling_of_space
 from geocolor.rate_distortion import Options
 
 Group = tuple[int, ...]
@@ -88,7 +89,9 @@ class HullsWithin(MutableMapping[Group, Hulls]):
         if self._places[group] is None and hulls is not None:
             points = np.concatenate([_packed(hull) for hull in hulls.values()])
             place = self._file.seek(0, 2)
-            self._file.write(points.tobytes())
+            with telling_of_space(tempfile.gettempdir()):
+                self._file.write(points.tobytes())
+                self._file.flush()
             self._places[group] = (place, tuple((which, len(hull)) for which, hull in hulls.items()))
 
     def _read(self, group: Group) -> Hulls:

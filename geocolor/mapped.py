@@ -102,6 +102,19 @@ def _convert(folder: Path, shards: Sequence[Path], target: Path, dtype: torch.dt
                 out.write(data_of(file.get_tensor(name).to(dtypes[name])))
 
 
+@contextmanager
+def telling_of_space(place: str | Path) -> Iterator[None]:
+    """What the system says of a write that failed, with what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        elsewhere = ", or name another place by TMPDIR" if str(place) == tempfile.gettempdir() else ""
+        raise OSError(
+            f"cannot keep in a file what memory is not to hold: {error.strerror or error}. Free some space in {place} "
+            f"and type the same command again{elsewhere}"
+        ) from error
+
+
 class Spool:
     """Tensors written one after the other into a file without a name, which is gone with the last of them."""
 
@@ -110,7 +123,9 @@ class Spool:
 
     def put(self, tensor: Tensor) -> "Spooled":
         place = self._file.seek(0, 2)
-        self._file.write(data_of(tensor))
+        with telling_of_space(tempfile.gettempdir()):
+            self._file.write(data_of(tensor))
+            self._file.flush()
         return Spooled(self, place, tuple(tensor.shape), tensor.dtype)
 
     def read(self, place: int, into: Tensor) -> None:
@@ -157,7 +172,7 @@ def let_go(weight: Tensor) -> None:
 
 
 def _in_file(tensor: Tensor, folder: Path) -> Tensor:
-    with tempfile.NamedTemporaryFile(prefix=".mapped.", dir=folder) as file:
+    with telling_of_space(folder), tempfile.NamedTemporaryFile(prefix=".mapped.", dir=folder) as file:
         file.write(data_of(tensor))
         file.flush()
         storage = torch.UntypedStorage.from_file(file.name, False, tensor.nbytes)

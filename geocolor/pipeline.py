@@ -27,11 +27,12 @@ from geocolor.graph import KINDS, CostGraph, price
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
 from geocolor.losses import Loss, default_loss
-from geocolor.memory import give_back
+from geocolor.memory import give_back, resident
 from geocolor.planning import budgeted, plan
 from geocolor.plans import Plan, write_plan
 from geocolor.presets import GEO_SHARING, SEARCHED, Preset, find_preset
 from geocolor.prices import Prices
+from geocolor.quantities import size
 from geocolor.refinement import RefineSettings, refine
 from geocolor.report import Report, refinement_report, run_report, weight_bytes, write_report
 from geocolor.stand_ins import planned
@@ -67,8 +68,8 @@ class Settings:
     what belongs to the search then stays at its defaults, but for "geo-sharing", which takes `solver`, `time_limit`,
     `bases` with `rank_fraction`, `trust_region` (0.01 when None) and `axes`, which it alone takes. Without `aggregate`
     each of `AGGREGATES` makes a plan, and calibration data chooses among them. `memory` bounds the bytes that the
-    process holds while it measures and prices (half of what the model leaves of them is for layers that are kept, the
-    rest for what is computed of a pair); looks and verdicts hold the weights of a smaller model beside that.
+    process holds while it measures and prices (half of what the model leaves of them is for layers and classes that are
+    kept, the rest for what is computed of a pair); looks and verdicts hold the weights of a smaller model instead.
     """
 
     preset: str = SEARCHED
@@ -332,6 +333,8 @@ def carried_out(
     with clock("apply"):
         graph = prepared.graph
         computed: dict[str, Any] = {} if graph is None else {"metrics": graph.metrics, "known": graph.factors}
+        if graph is not None and graph.bounded and journal is not None:
+            computed["files"] = journal.folder
         smaller = apply(model, prepared.plan, prepared.curvature, **computed, progress=progress, journal=journal)
         if graph is not None:
             graph.set_aside()
@@ -412,6 +415,8 @@ def priced(
         curvature = measured(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
     calibrated = curvature.rounds > 0
     if settings.rounds and not calibrated:
+        if settings.memory is not None:
+            _check_looks(model, curvature, settings.memory)
         with clock("calibrate"):
             curvature = calibrate(
                 model,
@@ -428,6 +433,18 @@ def priced(
         if prices is not None and (calibrated or not settings.rounds) and prices.fit(graph):
             graph.remember(prices.hulls)
     return curvature, graph
+
+
+def _check_looks(model: nn.Module, curvature: Curvature, memory: int) -> None:
+    """Warn where a smaller model beside the dense one does not fit."""
+    weights = [model.get_submodule(layer.name).weight for layer in curvature.layers]
+    needed = resident() + sum(weight.nbytes for weight in weights if isinstance(weight, torch.Tensor))
+    if needed > memory:
+        warnings.warn(
+            f"a memory of {size(memory)} holds while layers are measured and priced; looks from smaller models hold "
+            f"their weights beside the model, {size(needed)} in all: allow as much, or pass --rounds 0",
+            stacklevel=3,
+        )
 
 
 def measured(

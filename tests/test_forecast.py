@@ -170,6 +170,21 @@ def test_windows_are_measured_one_by_one(network: nn.Module, batches: Batches, m
     assert windows.seconds["price"] == whole.seconds["price"]
 
 
+def test_bounded_memory_is_foreseen_and_a_smaller_model_beside_the_dense_one(
+    network: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10**6))
+
+    def foreseen(**changed: Any) -> int:
+        return forecast_measuring(network, batches, Settings(keep=0.8, **changed), timer=lambda: next(ticks)).memory
+
+    free = foreseen()
+    assert foreseen(memory=10**12) <= free
+    monkeypatch.setattr("geocolor.forecast.POINT", 10**6)  # as if there were very many classes
+    assert foreseen() > free + 10**8
+    assert foreseen(memory=free + 10**6) <= free + 10**6
+
+
 def test_of_too_many_pairs_only_near_ones_are_foreseen(
     network: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,11 @@ import geocolor
 from geocolor import calibration
 from geocolor.curvature import load_curvature
 from geocolor.graph import CostGraph
-from geocolor.mapped import Spool, Spooled
+from geocolor.hulls_within import HullsWithin
+from geocolor.mapped import Spool, Spooled, put_in_files
+from geocolor.pipeline import Clock, Settings, priced
 from geocolor.stand_ins import planned, without_sharing
+from tests.test_windows import small
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -109,3 +112,35 @@ def test_factors_in_files_are_the_same(
         assert found.state_dict().keys() == expected.state_dict().keys()
         assert all(torch.equal(value, expected.state_dict()[name]) for name, value in found.state_dict().items())
     assert list((tmp_path / "files").iterdir()) == []
+
+
+def test_a_memory_that_looks_do_not_fit_in_is_said_before_they_are_taken(
+    network: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    curvature = small(network, batches, tmp_path)
+    settings = Settings(keep=0.6, rounds=1, memory=1_000_000)
+    with pytest.warns(UserWarning, match=r"memory of 1.00 MB holds while.*looks.*in all: allow as much, or pass"):
+        priced(network, batches, settings, curvature=curvature, clock=Clock())
+
+
+def test_a_full_disk_is_said_with_the_place(
+    bounded: CostGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full:
+        def seek(self, *_: int) -> int:
+            return 0
+
+        def write(self, _: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        name, __enter__, __exit__ = "full", lambda self: self, lambda *_: None
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Full())
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", lambda **_: Full())
+    known = HullsWithin(0)
+    known[0,] = dict(bounded.hull((0,)) and bounded.known[0,])
+    for write in (lambda: Spool().put(torch.ones(3)), known.set_aside):
+        with pytest.raises(OSError, match=r"No space left on device\. Free some space in .*TMPDIR"):
+            write()
+    with pytest.raises(OSError, match=f"Free some space in {tmp_path} and type the same command again$"):
+        put_in_files([nn.Parameter(torch.ones(3))], tmp_path)
