@@ -45,6 +45,7 @@ BLOCKS, HEAD, CACHED, NEW = 2, 64, 64, 4
 """Blocks, width of an attention head, tokens in the cache before decoding, tokens decoded in one measurement."""
 
 FORMS = ("dense", "compressed", "fused", "merged")
+SHORT = {"float32": "f32", "bfloat16": "bf16"}
 LABELS = {"private": "a basis each", "inputs": "q, k, v share", "blocks": "blocks share"}
 
 
@@ -313,6 +314,10 @@ def _write(rows: Sequence[Row], path: Path) -> None:
 def table(rows: Sequence[Row]) -> str:
     """Markdown: a line for every setting, workload and batch, with the time inside and outside the layers in scope."""
     lines = [
+        "Time over that of the dense model, medians of pairs in one run. `merged` takes matrices for what a clock "
+        "finds slower as factors at 1, 32 or all tokens of a prompt at once; where that is everything it is the dense "
+        "model, and what it differs by is noise.",
+        "",
         "| width, dtype | keep | basis | workload, batch | dense: layers in scope + rest, ms | merged: the same, ms | "
         "compressed | fused | merged | layers in scope alone, merged | FLOPs planned |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -353,7 +358,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     """A panel for every workload and batch: bars of time over dense, a stroke over each at its FLOPs over dense."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7.6), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(15, 8.4), facecolor="white", layout="constrained")
     colors = {"compressed": "#8c8c8c", "fused": "#2a6f97", "merged": "#c1553b"}
     cases = [(kind, batch) for kind in WORKLOADS for batch in sorted({row["batch"] for row in rows})]
     keys = ("hidden", "dtype", "keep", "sharing")
@@ -371,7 +376,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             strokes = {"color": "black", "lw": 1.5, "label": "FLOPs" if place == 2 else None}
             panel.hlines([row["flops"] for row in found], [v - 0.125 for v in x], [v + 0.125 for v in x], **strokes)
         panel.axhline(1, color="#444444", lw=0.8, ls="--")
-        labels = [f"{hidden}, {dtype}\nkeep {keep}\n{LABELS[sharing]}" for hidden, dtype, keep, sharing in settings]
+        labels = [
+            f"{hidden}\n{SHORT[dtype]}\nkeep {keep}\n{LABELS[sharing]}" for hidden, dtype, keep, sharing in settings
+        ]
         panel.set_xticks(range(len(settings)), labels, fontsize=7)
         panel.set(title=f"{kind}, batch {batch}", ylabel="of the dense model's")
         panel.grid(axis="y", alpha=0.25)
