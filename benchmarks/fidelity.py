@@ -134,6 +134,17 @@ def predicted(model: nn.Module, smaller: nn.Module, curvature: Curvature) -> lis
     ]
 
 
+def measured_curvature(subject: Subject) -> Curvature:
+    """Of the dense model."""
+    layers = find_layers(subject.model, subject.include)
+    return measure(subject.model, subject.calibration, subject.loss, layers=layers, damping=subject.damping)
+
+
+def curvature_at(subject: Subject, bare: Curvature, keep: float, rounds: int = 3) -> Curvature:
+    """As seen from smaller models of that size."""
+    return calibrate(subject.model, bare, subject.calibration, subject.loss, keep=keep, rounds=rounds)
+
+
 def run(arguments: Arguments, console: Console) -> list[Row]:
     """Make the plans that are missing; all rows."""
     rows: list[Row] = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
@@ -147,10 +158,8 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
             done = {row["plan"] for row in rows if (row["model"], row["keep"]) == (name, keep)}
             if "last" in done:
                 continue
-            if bare is None:
-                layers = find_layers(model, subject.include)
-                bare = measure(model, subject.calibration, loss, layers=layers, damping=subject.damping)
-            curvature = calibrate(model, bare, subject.calibration, loss, keep=keep, rounds=arguments.rounds)
+            bare = bare or measured_curvature(subject)
+            curvature = curvature_at(subject, bare, keep, arguments.rounds)
             graph = price(model, curvature, aggregate=(1.0, 2.0, 3.0))
             graphs = {power: graph.under(power) for power in graph.aggregates}
             seen = set[str]()

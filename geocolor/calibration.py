@@ -42,7 +42,7 @@ STEP = 0.5
 SMALL = 0.1
 
 #: Blocks in a row that share, and how often more damage than predicted they may do before more damping is taken.
-TRIED_TOGETHER, MOST_OFF = 4, 3.0
+TRIED_TOGETHER, MOST_OFF = 4, 30.0
 
 #: Dampings, relative to the mean of a factor's diagonal, tried in turns where sharing does far more than predicted.
 MORE_DAMPING = (0.1, 0.3)
@@ -175,10 +175,11 @@ def _scales(
     step: float,
 ) -> dict[str, float]:
     """What every layer's `G` is to be multiplied by."""
-    slopes, measured = sloped()
+    slopes, variances, measured = sloped()
     predicted = _predicted(model, stand_ins, curvature)
     ratios = smoothed(list(predicted.values()), [max(slopes[name], 0.0) for name in predicted])
-    scales = {name: ratio**step for name, ratio in zip(predicted, ratios, strict=True)}
+    trust = step * certainty(ratios, *zip(*((slopes[name], variances[name]) for name in predicted), strict=True))
+    scales = {name: ratio**trust for name, ratio in zip(predicted, ratios, strict=True)}
     common = _ratio(measured, math.fsum(scales[name] * damage for name, damage in predicted.items()))
     return {layer.name: common * scales.get(layer.name, 1.0) for layer in curvature.layers}
 
@@ -192,8 +193,8 @@ def _predicted(model: nn.Module, stand_ins: Sequence[StandIn], curvature: Curvat
     return found
 
 
-Sloped = tuple[dict[str, float], float]
-"""The slope of every layer, and the divergence."""
+Sloped = tuple[dict[str, float], dict[str, float], float]
+"""The slope of every layer, its variance, and the divergence."""
 
 
 class _Slopes:
@@ -203,28 +204,38 @@ class _Slopes:
         self.weights = {each.layer.name: parameter(model, each.layer) for each in stand_ins}
         self._dense = {name: weight.data for name, weight in self.weights.items()}
         self._loss = loss
-        self._slopes, self._total, self._units = dict.fromkeys(self.weights, 0.0), 0.0, 0
+        # of every layer's slope the sum, that of squares, that of products with units; at last of J, units and squares
+        self._sums = torch.zeros(len(self.weights) + 1, 3, dtype=torch.float64)
+        self._rows = dict(zip(self.weights, self._sums, strict=False))
 
     def add(self, outputs: Tensor, reference: Tensor, batch: Batch) -> None:
         """Takes in a batch, while the stand-ins are in their places and their weights can be differentiated."""
         J, count = self._loss.divergence(outputs, reference, batch)
-        self._total, self._units = self._total + float(J.detach()), self._units + count
+        self._sums[-1] += torch.tensor([float(J.detach()), count, count**2], dtype=torch.float64)
         if not J.requires_grad:  # nothing here depends on these layers: experts that are not called
             return
-        with _gradients_of(self.weights, self._seen):
+        with _gradients_of(self.weights, partial(self._seen, count)):
             torch.autograd.backward(J, inputs=list(self.weights.values()))
 
-    def _seen(self, name: str, gradient: Tensor) -> None:
+    def _seen(self, count: int, name: str, gradient: Tensor) -> None:
         missing = self._dense[name].double() - self.weights[name].detach().double()
-        self._slopes[name] -= 0.5 * float((gradient.double() * missing).sum())
+        slope = -0.5 * float((gradient.double() * missing).sum())
+        self._rows[name] += torch.tensor([slope, slope**2, slope * count], dtype=torch.float64)
 
     def means(self) -> Sloped:
-        """Over all processes."""
-        sums = torch.tensor([*self._slopes.values(), self._total, self._units], dtype=torch.float64)
+        """Over all processes; the variance is that of drawing other batches, 0 where there are fewer than two."""
+        sums = self._sums
         if processes.world() > 1:
             sums = processes.summed(sums.to(processes.exchange_device()))
-        *means, mean, _ = (sums / sums[-1].clamp(min=1)).tolist()
-        return dict(zip(self._slopes, means, strict=True)), mean
+        *rows, (total, units, squared) = sums.tolist()
+        slopes = {name: row[0] / max(units, 1) for name, row in zip(self.weights, rows, strict=True)}
+        alike = units**2 / squared if squared else 0.0  # batches, were they of one size
+        variances = dict.fromkeys(slopes, 0.0)
+        if alike >= 2:
+            for (name, mean), (_, squares, products) in zip(slopes.items(), rows, strict=True):
+                apart = squares - 2 * mean * products + mean**2 * squared
+                variances[name] = max(apart, 0.0) / units**2 * alike / (alike - 1)
+        return slopes, variances, total / max(units, 1)
 
 
 def _slopes(model: nn.Module, stand_ins: Sequence[StandIn], batches: Sequence[Batch], loss: Loss) -> Sloped:
@@ -281,6 +292,24 @@ def _gradients_of(weights: Mapping[str, nn.Parameter], seen: Callable[[str, Tens
             weight.grad = gradient
 
 
+def certainty(ratios: Sequence[float], slopes: Sequence[float], variances: Sequence[float]) -> float:
+    """What of the logarithms of all ratios is more than an accident of the batches that were drawn, 0 to 1.
+
+    `1 − Σ variance / Σ log² ratio`, as in James and Stein's estimator (1961): layers whose slopes follow what was
+    predicted but for the noise are not moved.
+    """
+    floor = _floor(slopes)
+    moved = math.fsum(math.log(ratio) ** 2 for ratio in ratios)
+    noise = math.fsum(
+        variance / (max(slope, 0.0) + floor) ** 2 for slope, variance in zip(slopes, variances, strict=True) if variance
+    )
+    return max(1 - noise / moved, 0.0) if moved > 0 else 0.0
+
+
+def _floor(measured: Sequence[float]) -> float:
+    return SMALL * math.fsum(max(each, 0.0) for each in measured) / max(len(measured), 1)
+
+
 def smoothed(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:
     """Measured over predicted damage of every layer, relative to that of all, drawn towards 1 where either is small.
 
@@ -288,7 +317,7 @@ def smoothed(predicted: Sequence[float], measured: Sequence[float]) -> list[floa
     `SMALL` of the mean damage is added to both sides, the predicted ones brought to the common scale.
     """
     common = _ratio(math.fsum(measured), math.fsum(predicted))
-    floor = SMALL * math.fsum(measured) / max(len(measured), 1)
+    floor = _floor(measured)
     return [_ratio(found + floor, common * said + floor) for said, found in zip(predicted, measured, strict=True)]
 
 

@@ -35,7 +35,7 @@ class Measured:
         if settings.preset == GEO_SHARING:
             raise ValueError(f"--preset {GEO_SHARING} measures axes of the Hessian, and has no use for --curvature")
         default, preset = Settings(), find_preset(settings.preset)
-        for name in ("damping", "draws", "include", "exclude"):
+        for name in ("damping", "shrinkage", "draws", "include", "exclude"):
             if getattr(settings, name) != getattr(default, name):
                 raise ValueError(f"--{name} belongs to `geocolor measure`: {self.path} has been measured")
         asked = settings.estimate or (preset.estimate if preset else self.curvature.estimate)

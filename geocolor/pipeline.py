@@ -18,6 +18,7 @@ from geocolor.bases import FactoredKind
 from geocolor.calibration import calibrate, seen_from
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature, LanczosCurvature, measure
+from geocolor.curvature.shrinkage import SHRINKAGE
 from geocolor.curvature.windows import measure_within
 from geocolor.divergence import few
 from geocolor.evaluation import evaluate_pair
@@ -82,6 +83,7 @@ class Settings:
     aggregate: float | None = None
     estimate: str | None = None
     damping: float | None = None
+    shrinkage: float | None = None
     draws: int = 1
     rounds: int = 3
     trust_region: float | None = None
@@ -460,10 +462,12 @@ def measured(
     """The curvature that the preset asks for, where the settings name none."""
     preset = find_preset(settings.preset)
     damping = DAMPING if preset is None else preset.damping
+    shrinkage = SHRINKAGE if preset is None else 0.0
     chosen: dict[str, Any] = {
         "layers": find_layers(model, settings.include, settings.exclude),
         "estimate": estimate_of(settings),
         "damping": damping if settings.damping is None else settings.damping,
+        "shrinkage": shrinkage if settings.shrinkage is None else settings.shrinkage,
         "draws": settings.draws,
         "seed": settings.seed,
         "progress": progress,

@@ -84,6 +84,9 @@ class Source:
     """Curvature: kronecker, activation, magnitude, diagonal or identity; that of the preset when not given."""
     damping: OptionalFloat = None
     """Added to both Kronecker factors, relative to the mean of their diagonal; 0.001, or that of the preset."""
+    shrinkage: OptionalFloat = None
+    """How far both Kronecker factors are drawn towards the identity: a fraction of what Ledoit and Wolf's formula finds
+    best by how far batches are apart; 0.5, or 0 for presets of published methods."""
     draws: int = 1
     """Random directions of the output per position, along which gradients are taken."""
     rounds: int = 3
@@ -121,6 +124,7 @@ def settings(budget: Budget, source: Source) -> Settings:
         time_limit=budget.time_limit,
         estimate=source.estimate,
         damping=source.damping,
+        shrinkage=source.shrinkage,
         draws=source.draws,
         rounds=source.rounds,
         include=source.include,

@@ -173,7 +173,7 @@ def test_directions_that_only_look_free_are_damped(used: int, raised: bool) -> N
     model = nn.Sequential(*[Narrow(16, 16, used) for _ in range(4)]).double()
     x = torch.randn(256, 16, dtype=torch.float64)
     batches = [(x, torch.zeros_like(x))]
-    curvature = geocolor.measure(model, batches, SquaredError(), draws=8)
+    curvature = geocolor.measure(model, batches, SquaredError(), draws=8, shrinkage=0.0)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         after = calibrate(model, curvature, batches, SquaredError(), keep=0.5, rounds=2)

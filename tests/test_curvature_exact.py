@@ -36,7 +36,7 @@ class EveryLabel(Classification):
 def quiet(*args, **kwargs) -> Curvature:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return measure(*args, damping=0.0, **kwargs)
+        return measure(*args, damping=0.0, shrinkage=0.0, **kwargs)
 
 
 def double_network(*modules: nn.Module) -> nn.Sequential:

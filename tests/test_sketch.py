@@ -93,7 +93,7 @@ class Wide(nn.Module):
 def within(model: nn.Module, batches: list[tuple[Tensor, Tensor]], room: int, folder: Path) -> Curvature:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("geocolor.curvature.windows.peak", lambda: 0)
-        return measure_within(room, model, batches, find_layers(model), journal=Journal(folder))
+        return measure_within(room, model, batches, find_layers(model), shrinkage=0.0, journal=Journal(folder))
 
 
 def test_a_layer_that_does_not_fit_alone_is_sketched(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_layer_that_does_not_fit_alone_is_sketched(tmp_path: Path) -> None:
     batches = [
         (torch.randn(64, 8, generator=generator), torch.randint(3, (64,), generator=generator)) for _ in range(8)
     ]
-    expected = geocolor.measure(model, batches)
+    expected = geocolor.measure(model, batches, shrinkage=0.0)
     layers = {layer.name: layer for layer in expected.layers}
     room = bytes_of([layers["down"]], expected.inputs, {"A/down": 64}) + 1000
     assert room < bytes_of([layers["down"]], expected.inputs) / 4

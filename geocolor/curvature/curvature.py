@@ -225,9 +225,9 @@ def check_inputs(inputs: Mapping[str, str], layers: Sequence[Layer], path: Path,
         raise ValueError(f"{path}: nothing is said of the input of layer {missing[0]!r}. {AGAIN}")
 
 
-def damped(factor: Tensor, damping: float) -> Tensor:
-    """`factor + damping · mean(diag) · I`: every eigenvalue at least that much above zero."""
+def damped(factor: Tensor, damping: float, shrinkage: float = 0.0) -> Tensor:
+    """`(1 − shrinkage) · factor + (shrinkage + damping) · mean(diag) · I`: no eigenvalue is next to zero."""
     result = factor + factor.T
-    result /= 2
-    result.diagonal().add_(damping * float(result.diagonal().mean()))
+    result *= (1 - shrinkage) / 2
+    result.diagonal().add_((shrinkage + damping) * float(factor.diagonal().mean()))
     return result.to("cpu", torch.float64)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from geocolor.curvature.estimate import Estimate, check_finite, input_moment, output_moment, rows
 from geocolor.curvature.observation import OnGradient
+from geocolor.curvature.shrinkage import scatter
 from geocolor.curvature.sketch import directions
 from geocolor.curvature.sums import Sums
 from geocolor.layers import Layer, input_rows, output_rows
@@ -37,7 +38,9 @@ class Kronecker(Estimate):
             if key in self.ranks:
                 self._sketch(sums, key, rows(output_rows(layer, gradient), None), layer, "output gradients")
             else:
-                sums.add(key, output_moment(layer, gradient, sums.batches))
+                moment = output_moment(layer, gradient, sums.batches)
+                sums.add(key, moment)
+                sums.add(f"V{key}", scatter(moment, gradient.numel() // layer.m))
 
         return on_gradient
 
@@ -50,6 +53,7 @@ class Kronecker(Estimate):
             return len(inputs)
         moment, count = input_moment(layer, x, mask, sums.batches)
         sums.add(key, moment)
+        sums.add(f"V{key}", scatter(moment, count))
         return count
 
     def _sketch(self, sums: Sums, key: str, matrix: Tensor, layer: Layer, what: str) -> None:

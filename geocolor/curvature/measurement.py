@@ -19,6 +19,7 @@ from geocolor.curvature.identity import Identity
 from geocolor.curvature.kronecker import Kronecker
 from geocolor.curvature.magnitude import Magnitude
 from geocolor.curvature.observation import InputGroups, OnGradient, watched
+from geocolor.curvature.shrinkage import SHRINKAGE, intensity
 from geocolor.curvature.sketch import Sketch, Sketched, nystrom
 from geocolor.curvature.sums import Sums, load_sums
 from geocolor.journal import MEASURED, Journal
@@ -48,6 +49,7 @@ def measure(
     exclude: Sequence[str] = (),
     estimate: str = "kronecker",
     damping: float = 1e-3,
+    shrinkage: float = SHRINKAGE,
     draws: int = 1,
     seed: int = 0,
     progress: bool = False,
@@ -58,10 +60,11 @@ def measure(
     """The curvature of a model's layers on calibration batches.
 
     `layers`, or else `include` and `exclude`, choose what is measured (see `find_layers`); `loss` is found from model
-    and batch when None; `draws` labels are sampled per unit, keyed by `seed` and the index of the batch; `sums` from an
-    earlier run are carried on with; a `journal` records the sums now and then and goes on with those it holds. Under an
-    initialised `torch.distributed` each process takes every world-size-th batch of the same `batches`, and all get the
-    curvature of the whole; the model may be sharded over them (FSDP2).
+    and batch when None; `shrinkage` is how much of Ledoit and Wolf's intensity factors are drawn towards the identity
+    (`geocolor.curvature.shrinkage`); `draws` labels are sampled per unit, keyed by `seed` and the index of the batch;
+    `sums` from an earlier run are carried on with; a `journal` records the sums now and then and goes on with those it
+    holds. Under an initialised `torch.distributed` each process takes every world-size-th batch of the same `batches`,
+    and all get the curvature of the whole; the model may be sharded over them (FSDP2).
 
     Memory: the model, the graph of one batch, and the statistics. The model is left as it was found.
     """
@@ -80,7 +83,7 @@ def measure(
         share_inputs=share_inputs,
         journal=journal,
     )
-    return finish(new if sums is None else sums + new, damping=damping)
+    return finish(new if sums is None else sums + new, damping=damping, shrinkage=shrinkage)
 
 
 def accumulate(
@@ -195,8 +198,10 @@ class NothingMeasuredError(ValueError):
     """No layer in scope is called, or has a gradient."""
 
 
-def finish(sums: Sums, *, damping: float = 1e-3, consume: bool = False) -> Curvature:
-    """Divides, damps (`+ damping · mean eigenvalue · I`), and drops the layers about which the sums say nothing.
+def finish(sums: Sums, *, damping: float = 1e-3, shrinkage: float = SHRINKAGE, consume: bool = False) -> Curvature:
+    """Divides, shrinks, damps (`+ damping · mean eigenvalue · I`), drops the layers about which the sums say nothing.
+
+    `shrinkage` is the fraction of Ledoit and Wolf's intensity taken (`geocolor.curvature.shrinkage`).
 
     With `consume` the sums are let go of one by one, and worth nothing afterwards: two sets need not fit in memory.
     Warns about dropped layers and about factors whose rank is bounded by too few samples.
@@ -234,7 +239,8 @@ def finish(sums: Sums, *, damping: float = 1e-3, consume: bool = False) -> Curva
         elif (factor := how.input_factor(sums, by_name[group])) is None:
             A[layer.name] = identities.setdefault(layer.n, torch.eye(layer.n, dtype=torch.float64))
         else:
-            A[layer.name] = damped(factor, damping)
+            noise = intensity(factor, sums.positions[group], sums.tensors.get(f"VA/{group}")) if shrinkage else 0.0
+            A[layer.name] = damped(factor, damping, shrinkage * noise)
             if consume:
                 sums.tensors.pop(f"A/{group}", None)
                 give_back()
@@ -245,7 +251,8 @@ def finish(sums: Sums, *, damping: float = 1e-3, consume: bool = False) -> Curva
         elif (factor := how.output_factor(sums, layer)) is None:
             G[layer.name] = identities.setdefault(layer.m, torch.eye(layer.m, dtype=torch.float64))
         else:
-            G[layer.name] = damped(factor, damping)
+            noise = intensity(factor, sums.sampled, sums.tensors.get(f"VG/{layer.name}")) if shrinkage else 0.0
+            G[layer.name] = damped(factor, damping, shrinkage * noise)
             if consume:
                 sums.tensors.pop(f"G/{layer.name}", None)
                 give_back()

@@ -141,6 +141,8 @@ def load_sums(path: str | Path) -> Sums:
             f"A/{layer.name}": (layer.n, layer.n),
             f"G/{layer.name}": (layer.m, layer.m),
             f"F/{layer.name}": (layer.m,),
+            f"VA/{layer.name}": (3,),
+            f"VG/{layer.name}": (3,),
             f"DA/{layer.name}": (layer.n,),
             f"DG/{layer.name}": (layer.m,),
         }

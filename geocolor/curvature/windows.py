@@ -20,6 +20,7 @@ from geocolor import processes
 from geocolor.curvature.curvature import Curvature, load_curvature
 from geocolor.curvature.measurement import NothingMeasuredError, accumulate, finish, some
 from geocolor.curvature.observation import InputGroups, OnGradient, watched
+from geocolor.curvature.shrinkage import SHRINKAGE
 from geocolor.curvature.sketch import Sketch, Sketchable, rank_of
 from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer
@@ -45,6 +46,7 @@ def measure_within(
     *,
     estimate: str = "kronecker",
     damping: float = 1e-3,
+    shrinkage: float = SHRINKAGE,
     draws: int = 1,
     seed: int = 0,
     progress: bool = False,
@@ -61,7 +63,7 @@ def measure_within(
     """
     loss = default_loss(model, batches[0]) if loss is None else loss
     folder = temporary_folder() if journal is None or journal.folder is None else journal.folder
-    whole = folder / _name("curvature", layers, damping)
+    whole = folder / _name("curvature", layers, damping, shrinkage)
     hold_no_free()
     forget_peak()
     inputs = input_groups(model, batches[0], loss, layers)
@@ -71,14 +73,14 @@ def measure_within(
     parts = []
     with _said_once():
         for window, ranks in windows([layer for layer in layers if layer.name in inputs], inputs, free, memory):
-            part = folder / _name("window", window, damping, ranks)
+            part = folder / _name("window", window, damping, shrinkage, ranks)
             if not all(processes.gathered(part.is_file())):
-                record = _name("sums", window, 0.0, ranks).removesuffix(".safetensors")
+                record = _name("sums", window, 0.0, 0.0, ranks).removesuffix(".safetensors")
                 chosen: dict[str, Any] = {"estimate": estimate, "draws": draws, "seed": seed, "progress": progress}
                 chosen |= {"journal": journal, "record": record, "ranks": ranks}
                 sums = accumulate(model, batches, loss, window, **chosen)
                 try:
-                    finish(sums, damping=damping, consume=True).save(part)
+                    finish(sums, damping=damping, shrinkage=shrinkage, consume=True).save(part)
                 except NothingMeasuredError as error:
                     warnings.warn(str(error), stacklevel=2)
                     continue
@@ -97,9 +99,11 @@ def measure_within(
     return load_curvature(whole, free // 2)
 
 
-def _name(what: str, layers: Sequence[Layer], damping: float, ranks: Mapping[str, int] | None = None) -> str:
+def _name(
+    what: str, layers: Sequence[Layer], damping: float, shrinkage: float, ranks: Mapping[str, int] | None = None
+) -> str:
     """Of a file about these layers; of journals it outlives a change of other settings."""
-    digest = hashlib.sha256(repr((tuple(layers), damping, ranks)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(repr((tuple(layers), damping, shrinkage, ranks)).encode()).hexdigest()[:8]
     return f"{MEASURED}-{what}-{digest}-{processes.rank()}-of-{processes.world()}.safetensors"
 
 
