@@ -21,7 +21,7 @@ from geocolor.losses import SquaredError
 from geocolor.manifest import MANIFEST_FILE, write_manifest
 from geocolor.plans import _checksum, read_plan, write_plan
 from geocolor.prices import read_prices, write_prices
-from geocolor.tensor_files import DTYPES, _bytes, _digest, _whole
+from geocolor.tensor_files import DTYPES, _digest, _whole, data_of
 from tests.fuzz.reader import Json, Reader, quietly, values_of
 from tests.handmade import factors_of, plan_of
 
@@ -166,7 +166,7 @@ def _sign_tensors(path: Path, document: Json) -> None:
     told = document.get("tensors")
     tensors = load(path.read_bytes()) if not isinstance(told, dict) else {k: _tensor(v) for k, v in told.items()}
     text = json.dumps(document.get("header"))
-    found = {name: _digest(name, tuple(each.shape), each.dtype, _bytes(each)) for name, each in tensors.items()}
+    found = {name: _digest(name, tuple(each.shape), each.dtype, data_of(each)) for name, each in tensors.items()}
     digests = json.dumps(found)
     header = {"geocolor": text, "digests": digests, "sha256": _whole(text, digests)}
     path.write_bytes(save(tensors, header))
