@@ -19,7 +19,7 @@ SHRINKAGE = 0.5
 
 def scatter(product: Tensor, count: int) -> Tensor:
     """`(‖P‖², n², n)` of a batch's `P = Σ x xᵀ` over `n` positions; sums of it say how far batches are apart."""
-    norm = float(torch.linalg.vector_norm(product, dtype=torch.float64))
+    norm = float(torch.linalg.vector_norm(product))
     return torch.tensor([norm**2, float(count) ** 2, float(count)], dtype=torch.float64, device=product.device)
 
 
@@ -35,7 +35,7 @@ def intensity(moment: Tensor, total: float, scattered: Tensor | None) -> float:
     batches = count**2 / counts if counts else 0.0
     if batches < 2:
         return 0.0
-    norm, mean = float(moment.square().sum()), float(moment.diagonal().mean())
+    norm, mean = float(torch.linalg.vector_norm(moment)) ** 2, float(moment.diagonal().mean())
     apart = norm - len(moment) * mean**2  # ‖M − μ I‖²
     noise = (squares / total**2 - norm / batches) * batches / (batches - 1)
     return min(max(noise / apart, 0.0), 1.0) if apart > 0 else 0.0
