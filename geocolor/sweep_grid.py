@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -97,10 +98,12 @@ def forecast_sweep(cells: Sequence[Cell]) -> Forecast:
     seconds: dict[str, float] = {}
     search, memory, disk = 0.0, 0, 0
     for preset, alike in by_preset.items():
+        started = time.perf_counter()
         row = compress_cell(alike[len(alike) // 2], dry_run=True)
         if "error" in row:
             raise ValueError(row["error"])
-        seconds[f"{len(alike)} × {preset}"] = len(alike) * row["total_seconds"]
+        opening = time.perf_counter() - started  # every cell loads the model and foresees what it takes
+        seconds[f"{len(alike)} × {preset}"] = len(alike) * (row["total_seconds"] + opening)
         search += len(alike) * row["search_seconds_at_most"]
         memory, disk = max(memory, row["memory_bytes"]), max(disk, row["disk_bytes"])
     return Forecast(seconds, search, memory, disk)
