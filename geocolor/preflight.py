@@ -44,6 +44,10 @@ def check_settings(settings: Settings) -> None:
         if value is not None and not low < value < high:
             most = f" and below {high:g}" if math.isfinite(high) else " and finite"
             raise ValueError(f"{name} is {value:g}; it must be above {low:g}{most}")
+    if settings.damping is not None and not 0 <= settings.damping < math.inf:
+        raise ValueError(f"--damping is {settings.damping:g}; it must be at least 0 and finite")
+    if settings.shrinkage is not None and not 0 <= settings.shrinkage <= 1:
+        raise ValueError(f"--shrinkage is {settings.shrinkage:g}; it must lie between 0 (none) and 1")
     if not settings.time_limit > 0:
         raise ValueError(f"--time-limit is {settings.time_limit:g} seconds; it must be above 0")
 
@@ -56,7 +60,7 @@ def _check_preset(settings: Settings) -> None:
     if settings.preset == GEO_SHARING:
         if settings.keep is not None and settings.bases is not None:
             raise ValueError(f"--preset {GEO_SHARING} takes either --keep or --bases")
-        _check_unset(settings, ("max_flops", "kinds", "aggregate", "estimate", "damping", "flat_energy"))
+        _check_unset(settings, ("max_flops", "kinds", "aggregate", "estimate", "damping", "shrinkage", "flat_energy"))
         return
     if settings.keep is None:
         raise ValueError(f"--preset {settings.preset} needs --keep, the fraction of the parameters that may remain")

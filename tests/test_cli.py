@@ -392,6 +392,8 @@ def test_mistake_as_a_process_is_one_sentence_and_status_2(place: Path) -> None:
         (["--keep", "0.5", "--estimate", "guess"], "there are kronecker,"),
         (["--keep", "0.5", "--trust-region", "0"], "--trust-region is 0; it must be above 0"),
         (["--keep", "0.5", "--time-limit", "0"], "--time-limit is 0 seconds"),
+        (["--keep", "0.5", "--damping", "nan"], "--damping is nan; it must be at least 0"),
+        (["--keep", "0.5", "--shrinkage", "2"], "--shrinkage is 2; it must lie between 0 (none) and 1"),
         (["--keep", "0.5", "--samples", "0"], "--samples is 0"),
         (["--keep", "0.5", "--include", "encoder.*"], "include pattern 'encoder.*' matches no layer"),
     ],

@@ -209,6 +209,8 @@ def finish(sums: Sums, *, damping: float = 1e-3, shrinkage: float = SHRINKAGE, c
     """
     if damping < 0:
         raise ValueError(f"damping is {damping}; it must be at least 0")
+    if not 0 <= shrinkage <= 1:
+        raise ValueError(f"shrinkage is {shrinkage}; it must lie between 0 and 1")
     how = _estimate(sums.estimate)
     draws = sums.sampled // sums.units if sums.units else 1
     reasons = {layer.name: how.missing(sums, layer) for layer in sums.layers}
