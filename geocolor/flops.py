@@ -83,7 +83,7 @@ def merge_slow(
 ) -> nn.Module:
     """A form to run, not to save: layers that cost more FLOPs as factors than as a matrix become matrices again.
 
-    With `positions` also those that take longer as factors on this machine (`slower_as_factors`) at any of so many
+    With `positions` also those that are no faster as factors on this machine (`slower_as_factors`) at any of so many
     positions at once: (1,) for a token at a time, (1, 512) for prompts too. What is then left as factors is no slower
     than it was, at these.
 
