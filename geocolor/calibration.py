@@ -69,7 +69,7 @@ def calibrate(
     while: where that does `MOST_OFF` times the damage predicted, the looks are taken again under more damping, as in
     Levenberg and Marquardt's method (directions that inputs of one layer do not have and those that another layer does
     not read look free, and are not where both layers use them). At most 512 samples or 16,384 units of the
-    loss are used, whichever comes first; a round costs six forward passes over them. Calibration data only: never
+    loss are used, whichever comes first; a round costs a pass forward and back over them. Calibration data only: never
     show it the test data.
     """
     loss = default_loss(model, batches[0]) if loss is None else loss

@@ -46,7 +46,8 @@ DOUBLE = 8
 #: How often the looks are taken, on the average: again where sharing does far more than they predict (`calibrate`).
 LOOKED_AGAIN = 1.5
 
-#: Forward passes that a look takes beside the reference.
+#: Forward passes that a look takes beside the reference: one for the inputs, unless that is also the one that is
+#: differentiated, which takes four with what is done on the way back.
 LOOK_PASSES = 5
 
 #: Bytes of a point of a hull in memory and in a file.
@@ -303,8 +304,9 @@ class _Work:
         return LOOKED_AGAIN * (looks + self.applying() + (1 + self.again) * self.sample * self.pace.forward)
 
     def looking(self) -> float:
-        """The inputs, the reference, and what is differentiated, which takes three times as long."""
-        return self.applying() + (LOOK_PASSES + self.again) * self.sample * self.pace.forward
+        """The inputs and what is differentiated at once; apart where the reference is made anew, or memory bounded."""
+        passes = LOOK_PASSES + self.again if self.again or self.settings.memory is not None else LOOK_PASSES - 1
+        return self.applying() + passes * self.sample * self.pace.forward
 
     def search(self) -> float:
         """At most so long, and that long where no exact method is done sooner."""
