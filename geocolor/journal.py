@@ -172,6 +172,7 @@ def kept(
     folder = journal_folder(out)
     run = json.loads(json.dumps({"format_version": 1, "basis": dict(basis), "settings": dict(settings)}))
     with _locked(folder) as fresh:
+        _clear_halves(folder)
         if not fresh:
             _clear_temporaries(folder, out)
             _keep_what_fits(folder, run, overwrite or (folder / FAILED_FILE).exists(), say)
@@ -288,7 +289,12 @@ def _clear_temporaries(folder: Path, out: Path) -> None:
     """Remove what a killed process was just writing."""
     for file in folder.glob(".*"):
         file.unlink()
-    for half in out.parent.glob(f".{escape(out.name)}.????????"):
+    _clear_halves(out)
+
+
+def _clear_halves(folder: Path) -> None:
+    """Remove what a process was killed over while it made the folder, or removed it."""
+    for half in folder.parent.glob(f".{escape(folder.name)}.????????"):
         if half.is_dir():
             shutil.rmtree(half, ignore_errors=True)
 

@@ -73,6 +73,14 @@ def test_a_run_that_ends_leaves_nothing(tmp_path: Path) -> None:
     assert not said
 
 
+def test_what_a_run_was_killed_over_while_it_removed_its_journal_goes_with_the_next(tmp_path: Path) -> None:
+    half = tmp_path / ".out.partial.abcd1234" / "old"
+    half.mkdir(parents=True)
+    (half / "ledger.jsonl").write_text("")
+    open_run(tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_fails_before_anything_is_finished_leaves_nothing(tmp_path: Path) -> None:
     with killed(tmp_path / "out"):
         pass

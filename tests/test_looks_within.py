@@ -80,7 +80,7 @@ def test_gradients_are_let_go_of_one_by_one_and_those_of_the_user_stay(
 
     monkeypatch.setattr(calibration, "_gradients_of", counted)
     loss = geocolor.losses.default_loss(network, batches[0])
-    slopes, damage = calibration._slopes(network, stand_ins, batches, loss)
+    slopes, _, damage = calibration._slopes(network, stand_ins, batches, loss)
     assert held == [1] * (len(stand_ins) * len(batches))
     assert damage > 0
     assert any(slope != 0 for slope in slopes.values())
