@@ -20,10 +20,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from benchmarks.fidelity import curvature_at, measured_curvature, plans, predicted, write
+from benchmarks.fidelity import graphs_at, measured_curvature, plans, predicted, write
 from benchmarks.quality import Arguments as QualityArguments
 from benchmarks.quality import Bench, by_case, read_rows
-from benchmarks.subjects import SUBJECTS, Name, Subject
+from benchmarks.subjects import SUBJECTS, Name, check_data
 from geocolor.atomic import write_atomically
 from geocolor.carry_out import apply
 from geocolor.curvature import Curvature
@@ -66,10 +66,9 @@ def candidates(bench: Bench, bare: Curvature, keep: float) -> Iterator[tuple[str
         for solver in ("greedy", "private"):
             graph = spread.under(power)
             yield f"{solver}, p={power:g}, no looks", plan(graph, keep, solver=solver, time_limit=20), graph
-    seen_graph = price(bench.model, curvature_at(subject, bare, keep), aggregate=(1.0, 2.0, 3.0))
-    graphs = {power: seen_graph.under(power) for power in seen_graph.aggregates}
+    graphs = graphs_at(subject, bare, keep)
     for title, made in plans(graphs, subject, keep):
-        yield title, made, seen_graph
+        yield title, made, graphs[1.0]
 
 
 def run(arguments: Arguments, console: Console) -> list[Row]:
@@ -84,17 +83,18 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
                 if title in done:
                     continue
                 row = {"model": name, "keep": keep, "plan": title, "kept": made.kept}
-                rows.append(row | judged(bench, made, graph, bench.subject, arguments.seed))
+                rows.append(row | judged(bench, made, graph, arguments.seed))
                 write(rows, arguments.output)
                 console.print(rows[-1], highlight=False)
     return rows
 
 
-def judged(bench: Bench, made: Plan, graph: CostGraph, subject: Subject, seed: int) -> Row:
+def judged(bench: Bench, made: Plan, graph: CostGraph, seed: int) -> Row:
     """Predicted damage, and the rise of the test loss before and after refinement."""
     smaller = apply(bench.model, made, graph.curvature, metrics=graph.metrics)
     found: Row = {"predicted": math.fsum(predicted(bench.model, smaller, graph.curvature))}
     found["one shot"] = bench.figures(smaller)["damage"]
+    subject = bench.subject
     settings, data = replace(subject.refinement, seed=seed), subject.training or subject.calibration
     refined = refine(smaller, bench.model, data, settings, loss=subject.loss, inplace=True)
     return found | {"refined": bench.figures(refined.model)["damage"], "hold-out": float(f"{refined.after:.6g}")}
@@ -149,8 +149,7 @@ def main() -> None:
     import torch
 
     arguments = tyro.cli(Arguments, description=__doc__)
-    if not arguments.data.is_dir() and set(arguments.only) != {"embedded"}:
-        raise SystemExit(f"no folder {arguments.data}: --data names the one with stories260K/, kwt1/ and the others")
+    check_data(arguments.data, arguments.only)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     console = Console()

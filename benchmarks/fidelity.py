@@ -24,7 +24,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
-from benchmarks.subjects import SUBJECTS, Name, Subject
+from benchmarks.subjects import SUBJECTS, Name, Subject, check_data
 from geocolor.atomic import write_atomically
 from geocolor.backend import factored_layers
 from geocolor.budget import Allocation, Group, UnreachableError, allocate
@@ -140,9 +140,11 @@ def measured_curvature(subject: Subject) -> Curvature:
     return measure(subject.model, subject.calibration, subject.loss, layers=layers, damping=subject.damping)
 
 
-def curvature_at(subject: Subject, bare: Curvature, keep: float, rounds: int = 3) -> Curvature:
-    """As seen from smaller models of that size."""
-    return calibrate(subject.model, bare, subject.calibration, subject.loss, keep=keep, rounds=rounds)
+def graphs_at(subject: Subject, bare: Curvature, keep: float, rounds: int = 3) -> dict[float, CostGraph]:
+    """Prices as seen from smaller models of that size, by aggregate."""
+    curvature = calibrate(subject.model, bare, subject.calibration, subject.loss, keep=keep, rounds=rounds)
+    graph = price(subject.model, curvature, aggregate=(1.0, 2.0, 3.0))
+    return {power: graph.under(power) for power in graph.aggregates}
 
 
 def run(arguments: Arguments, console: Console) -> list[Row]:
@@ -159,16 +161,15 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
             if "last" in done:
                 continue
             bare = bare or measured_curvature(subject)
-            curvature = curvature_at(subject, bare, keep, arguments.rounds)
-            graph = price(model, curvature, aggregate=(1.0, 2.0, 3.0))
-            graphs = {power: graph.under(power) for power in graph.aggregates}
+            graphs = graphs_at(subject, bare, keep, arguments.rounds)
+            curvature, metrics = graphs[1.0].curvature, graphs[1.0].metrics
             seen = set[str]()
             for title, made in plans(graphs, subject, keep):
                 shape = str([(cls.kind, cls.layers, cls.rank, cls.right_rank) for cls in made.classes])
                 if title in done or shape in seen:
                     continue
                 seen.add(shape)
-                smaller = apply(model, made, curvature, metrics=graph.metrics)
+                smaller = apply(model, made, curvature, metrics=metrics)
                 by_layer = predicted(model, smaller, curvature)
                 row = {
                     "model": name,
@@ -256,8 +257,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
-    if not arguments.data.is_dir() and set(arguments.only) != {"embedded"}:
-        raise SystemExit(f"no folder {arguments.data}: --data names the one with stories260K/, kwt1/, sts/ and text/")
+    check_data(arguments.data, arguments.only)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     console = Console()

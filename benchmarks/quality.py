@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from benchmarks.subjects import SUBJECTS, Name, Subject
+from benchmarks.subjects import SUBJECTS, Name, Subject, check_data
 from geocolor.atomic import write_atomically
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph
@@ -420,8 +420,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     if unknown := set(arguments.methods) - set(METHODS):
         raise SystemExit(f"no method is called {sorted(unknown)[0]!r}; there are {', '.join(METHODS)}")
-    if not arguments.data.is_dir() and set(arguments.only) != {"embedded"}:
-        raise SystemExit(f"no folder {arguments.data}: --data names the one with stories260K/, kwt1/ and the others")
+    check_data(arguments.data, arguments.only)
     arguments.rows.parent.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     console = Console()

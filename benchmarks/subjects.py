@@ -162,6 +162,12 @@ def embedded(_: Path | None = None) -> Subject:
     )
 
 
+def check_data(data: Path, only: Sequence[Name]) -> None:
+    """End the program with a sentence where the folder that models need is not there."""
+    if not data.is_dir() and set(only) != {"embedded"}:
+        raise SystemExit(f"no folder {data}: --data names the one with stories260K/, kwt1/ and the others")
+
+
 def find_minilm() -> Path | None:
     """The folder of the installed package, without importing it."""
     spec = importlib.util.find_spec(MINILM_PACKAGE)

@@ -149,15 +149,15 @@ def seen_from(
     geometrically. Scales common to all are such that the predicted damage of `stand_ins` is the divergence measured.
     What the look moves is a piece of the `journal`, named by how many looks there were before.
     """
-    alike, kept_on_disk = _alike(journal), isinstance(curvature.A, OnDisk)
+    alike, has_moments = _alike(journal), curvature.estimate in MOMENTS
     moved: Callable[..., dict[str, Tensor]] = partial(moved_inputs, model, stand_ins, curvature, batches, loss, step)
     sloped: Callable[[], Sloped] = partial(_slopes, model, stand_ins, batches, loss)
-    if not kept_on_disk and curvature.estimate in MOMENTS and processes.world() == 1 and known_outputs(batches):
-        both = cache(partial(_at_once, model, stand_ins, curvature, batches, loss, step))
-        moved, sloped = lambda: both()[0], lambda: both()[1]
-    if isinstance(curvature.A, OnDisk) and curvature.estimate in MOMENTS:
+    if isinstance(curvature.A, OnDisk) and has_moments:
         there = replace(curvature, A=moved_on_disk(curvature.A, curvature, alike, moved))
     else:
+        if has_moments and processes.world() == 1 and known_outputs(batches):
+            both = cache(partial(_at_once, model, stand_ins, curvature, batches, loss, step))
+            moved, sloped = lambda: both()[0], lambda: both()[1]
         inputs = alike.tensors(f"look-{curvature.damping:g}-{curvature.rounds}-inputs", moved)
         A = {layer.name: inputs[curvature.inputs[layer.name]] for layer in curvature.layers} if inputs else curvature.A
         there = replace(curvature, A=A)
@@ -177,8 +177,9 @@ def _scales(
     """What every layer's `G` is to be multiplied by."""
     slopes, variances, measured = sloped()
     predicted = _predicted(model, stand_ins, curvature)
-    ratios = smoothed(list(predicted.values()), [max(slopes[name], 0.0) for name in predicted])
-    trust = step * certainty(ratios, *zip(*((slopes[name], variances[name]) for name in predicted), strict=True))
+    seen = [max(slopes[name], 0.0) for name in predicted]
+    ratios = smoothed(list(predicted.values()), seen)
+    trust = step * certainty(ratios, seen, [variances[name] for name in predicted])
     scales = {name: ratio**trust for name, ratio in zip(predicted, ratios, strict=True)}
     common = _ratio(measured, math.fsum(scales[name] * damage for name, damage in predicted.items()))
     return {layer.name: common * scales.get(layer.name, 1.0) for layer in curvature.layers}
@@ -292,22 +293,22 @@ def _gradients_of(weights: Mapping[str, nn.Parameter], seen: Callable[[str, Tens
             weight.grad = gradient
 
 
-def certainty(ratios: Sequence[float], slopes: Sequence[float], variances: Sequence[float]) -> float:
-    """What of the logarithms of all ratios is more than an accident of the batches that were drawn, 0 to 1.
+def certainty(ratios: Sequence[float], measured: Sequence[float], variances: Sequence[float]) -> float:
+    """What of the logarithms of all `smoothed` ratios is more than an accident of the batches that were drawn, 0 to 1.
 
     `1 − Σ variance / Σ log² ratio`, as in James and Stein's estimator (1961): layers whose slopes follow what was
     predicted but for the noise are not moved.
     """
-    floor = _floor(slopes)
+    floor = _floor(measured)
     moved = math.fsum(math.log(ratio) ** 2 for ratio in ratios)
     noise = math.fsum(
-        variance / (max(slope, 0.0) + floor) ** 2 for slope, variance in zip(slopes, variances, strict=True) if variance
+        variance / (found + floor) ** 2 for found, variance in zip(measured, variances, strict=True) if variance
     )
     return max(1 - noise / moved, 0.0) if moved > 0 else 0.0
 
 
 def _floor(measured: Sequence[float]) -> float:
-    return SMALL * math.fsum(max(each, 0.0) for each in measured) / max(len(measured), 1)
+    return SMALL * math.fsum(measured) / max(len(measured), 1)
 
 
 def smoothed(predicted: Sequence[float], measured: Sequence[float]) -> list[float]:

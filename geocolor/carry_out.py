@@ -65,8 +65,7 @@ def apply(
 
 def _copy(model: torch.nn.Module, plan: Plan, borrowing: bool) -> torch.nn.Module:
     """A copy that keeps nothing twice which the plan will replace, or no parameter at all."""
-    planned = [name for cls in plan.classes if cls.kind != "dense" for name in cls.layers]
-    weights = model.parameters() if borrowing else [model.get_submodule(name).weight for name in planned]
+    weights = model.parameters() if borrowing else [model.get_submodule(name).weight for name in plan.factored_layers]
     return copy.deepcopy(model, {id(weight): weight for weight in weights})
 
 

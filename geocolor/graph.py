@@ -99,7 +99,7 @@ class CostGraph:
     @property
     def factors(self) -> FactorsKnown | None:
         """Where factors of classes are remembered that are tried, looked from and at last installed."""
-        return None if isinstance(self.metrics, MetricsWithin) else self._factors
+        return None if self.bounded else self._factors
 
     @property
     def parameters_dense(self) -> int:
@@ -115,7 +115,7 @@ class CostGraph:
         memory is bounded.
         """
         key, which = tuple(sorted(group)), (self.aggregate, self.weight)
-        if isinstance(self.metrics, MetricsWithin):
+        if self.bounded:
             return self._priced(key, *([each] for each in which))[which]
         if key not in self._options:
             found = self._recent.pop(key, None)
@@ -128,7 +128,7 @@ class CostGraph:
         if (self.aggregate, self.weight) not in self._hulls.get(key, {}):
             found = self._priced(key, self.aggregates, self.weights)
             self._hulls[key] = {which: each.hull() for which, each in found.items()}
-            if not isinstance(self.metrics, MetricsWithin):
+            if not self.bounded:
                 self._recent[key] = found
                 if len(self._recent) > RECENT:
                     del self._recent[next(iter(self._recent))]

@@ -151,6 +151,11 @@ class Plan(Frozen):
         """Colors that own a basis; a dense layer owns none."""
         return sum(cls.kind != "dense" for cls in self.classes)
 
+    @property
+    def factored_layers(self) -> list[str]:
+        """Names of the layers that do not stay as they are."""
+        return [name for cls in self.classes if cls.kind != "dense" for name in cls.layers]
+
     def class_of(self, name: str) -> PlannedClass:
         return next(cls for cls in self.classes if name in cls.layers)
 

@@ -108,7 +108,7 @@ def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Pa
     weights = path / WEIGHTS_FILE
     _check_weights(weights)
     if isinstance(model_or_factory, nn.Module):
-        factored = [name for cls in plan.classes if cls.kind != "dense" for name in cls.layers]
+        factored = plan.factored_layers
         replaced = [p for name, p in model_or_factory.named_parameters() if name.removesuffix(".weight") in factored]
         model = copy.deepcopy(model_or_factory, {id(weight): weight for weight in replaced})
     else:

@@ -139,7 +139,7 @@ def renamings(plan: Plan, names: dict[str, str]) -> list[WeightRenaming]:
 
     transformers reverses it on saving; it expands `\\1` alone, and nested groups confuse it, hence whole names.
     """
-    factored = [name for cls in plan.classes if cls.kind != "dense" for name in cls.layers]
+    factored = plan.factored_layers
     spellings = sorted({*factored, *(names[name] for name in factored if name in names)})
     if not spellings:
         return []

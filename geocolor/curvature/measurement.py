@@ -241,7 +241,7 @@ def finish(sums: Sums, *, damping: float = 1e-3, shrinkage: float = SHRINKAGE, c
         elif (factor := how.input_factor(sums, by_name[group])) is None:
             A[layer.name] = identities.setdefault(layer.n, torch.eye(layer.n, dtype=torch.float64))
         else:
-            noise = intensity(factor, sums.positions[group], sums.tensors.get(f"VA/{group}")) if shrinkage else 0.0
+            noise = intensity(factor, sums.positions[group], sums.tensors.get(f"VA/{group}"))
             A[layer.name] = damped(factor, damping, shrinkage * noise)
             if consume:
                 sums.tensors.pop(f"A/{group}", None)
@@ -253,7 +253,7 @@ def finish(sums: Sums, *, damping: float = 1e-3, shrinkage: float = SHRINKAGE, c
         elif (factor := how.output_factor(sums, layer)) is None:
             G[layer.name] = identities.setdefault(layer.m, torch.eye(layer.m, dtype=torch.float64))
         else:
-            noise = intensity(factor, sums.sampled, sums.tensors.get(f"VG/{layer.name}")) if shrinkage else 0.0
+            noise = intensity(factor, sums.sampled, sums.tensors.get(f"VG/{layer.name}"))
             G[layer.name] = damped(factor, damping, shrinkage * noise)
             if consume:
                 sums.tensors.pop(f"G/{layer.name}", None)

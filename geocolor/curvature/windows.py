@@ -75,7 +75,7 @@ def measure_within(
         for window, ranks in windows([layer for layer in layers if layer.name in inputs], inputs, free, memory):
             part = folder / _name("window", window, damping, shrinkage, ranks)
             if not all(processes.gathered(part.is_file())):
-                record = _name("sums", window, 0.0, 0.0, ranks).removesuffix(".safetensors")
+                record = _name("sums", window, ranks).removesuffix(".safetensors")
                 chosen: dict[str, Any] = {"estimate": estimate, "draws": draws, "seed": seed, "progress": progress}
                 chosen |= {"journal": journal, "record": record, "ranks": ranks}
                 sums = accumulate(model, batches, loss, window, **chosen)
@@ -99,11 +99,9 @@ def measure_within(
     return load_curvature(whole, free // 2)
 
 
-def _name(
-    what: str, layers: Sequence[Layer], damping: float, shrinkage: float, ranks: Mapping[str, int] | None = None
-) -> str:
+def _name(what: str, layers: Sequence[Layer], *settings: object) -> str:
     """Of a file about these layers; of journals it outlives a change of other settings."""
-    digest = hashlib.sha256(repr((tuple(layers), damping, shrinkage, ranks)).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(repr((tuple(layers), *settings)).encode()).hexdigest()[:8]
     return f"{MEASURED}-{what}-{digest}-{processes.rank()}-of-{processes.world()}.safetensors"
 
 
