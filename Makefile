@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DATA ?= ../shared/bench
 
-.PHONY: help demo test lint format bench race clean
+.PHONY: help demo test test-extras lint format bench race clean
 
 help:  ## What can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 # Everything is installed once; again only when the requirements change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -21,6 +21,16 @@ demo: $(VENV)/.installed  ## The main job on the embedded model
 
 test: $(VENV)/.installed  ## The whole test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -q
+
+# Beside the environment, not in it: transformers imports torchao wherever it is installed; all else is tested without.
+$(VENV)/extras/.installed: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade --target $(@D) ray torchao
+	@touch $@
+
+test-extras: $(VENV)/extras/.installed  ## The two tests that need Ray and torchao (100 MB more, beside the environment)
+	OMP_NUM_THREADS=1 PYTHONPATH=$(abspath $(<D)) $(BIN)/python -m pytest -q \
+		tests/test_sweep.py::test_a_node_that_is_killed_in_the_middle_loses_and_doubles_no_row \
+		tests/test_compressed_model.py::test_int8_factors_keep_the_sharing
 
 lint: $(VENV)/.installed  ## ruff (lint and format) and mypy (strict)
 	$(BIN)/ruff check .
