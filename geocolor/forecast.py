@@ -43,8 +43,8 @@ from solvers.subset_dp import linked_parts
 
 DOUBLE = 8
 
-#: How often the looks are taken, on the average: again where sharing does far more than they predict (`calibrate`).
-LOOKED_AGAIN = 1.5
+#: Rounds of colorings after the first one: most runs see after so many that no more are worth it.
+USUAL_ROUNDS = 2
 
 #: Forward passes that a look takes beside the reference: one for the inputs, unless that is also the one that is
 #: differentiated, which takes four with what is done on the way back.
@@ -107,7 +107,7 @@ def forecast(
     search = work.search() if searched else 0.0
     seconds["plan"] = search + (pace.pairs if searched and settings.solver != "private" else work.spectra())
     if calibrated:
-        looks = settings.rounds if searched and bounded is not None else 0
+        looks = min(settings.rounds, USUAL_ROUNDS) if searched and bounded is not None else 0
         seconds["calibrate"] += looks * work.looking()
         seconds["price"] += looks * work.reading()
         seconds["plan"] += looks * (search / len(powers) + pace.pairs / len(powers) if search else work.spectra())
@@ -297,11 +297,11 @@ class _Work:
         return sum(pace.spectrum for pace in self.pace.layers.values())
 
     def calibrating(self) -> float:
-        """The looks, and a trial of neighbours that share, by which all may have to be done again."""
+        """The looks, and a trial of neighbours that share; that looks are taken again after it is rare."""
         looks = self.settings.rounds * (self.spectra() + self.looking())
         if all(len(group) == 1 for group in neighbours(self.layers, TRIED_TOGETHER)):
             return looks
-        return LOOKED_AGAIN * (looks + self.applying() + (1 + self.again) * self.sample * self.pace.forward)
+        return looks + self.applying() + (1 + self.again) * self.sample * self.pace.forward
 
     def looking(self) -> float:
         """The inputs and what is differentiated at once; apart where the reference is made anew, or memory bounded."""

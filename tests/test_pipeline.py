@@ -25,7 +25,7 @@ from geocolor.planning import fixed_plan
 from geocolor.ranks import rounded, uniform
 from geocolor.refinement import RefineSettings
 from geocolor.stand_ins import planned
-from geocolor.verification import verified
+from geocolor.verification import Verdict, verified
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -111,6 +111,22 @@ def test_sharing_that_does_more_damage_than_none_is_priced_anew_and_dropped_with
         found = searched(network, graphs, batches, Settings(keep=0.5), clock=Clock())
     assert rounds == [0, 1, 2, 3]
     assert measured(network, found.plan, found.graph, batches) <= verdict.damage * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(("damages", "after"), [([1, 0.5, 0.497, 0.2], 2), ([1, 1.1, 0.2, 0.1], 1), ([0, 0, 0, 0], 1)])
+def test_rounds_end_when_one_gains_next_to_nothing(
+    network: nn.Module,
+    graphs: CostGraph,
+    batches: Batches,
+    monkeypatch: pytest.MonkeyPatch,
+    damages: list[float],
+    after: int,
+) -> None:
+    private, left = geocolor.plan(graphs, keep=0.5, solver="private"), iter(damages)
+    monkeypatch.setattr("geocolor.pipeline._planned", lambda *_: [private])
+    monkeypatch.setattr("geocolor.pipeline.verified", lambda *_, **__: Verdict(private, d := next(left), d))
+    searched(network, graphs, batches, Settings(keep=0.5, rounds=3), clock=Clock())
+    assert list(left) == damages[after + 1 :]
 
 
 def test_looks_from_plans_never_make_the_plan_worse(network: nn.Module, graphs: CostGraph, batches: Batches) -> None:

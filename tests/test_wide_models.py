@@ -16,6 +16,7 @@ Batches = list[tuple[Tensor, Tensor]]
 @pytest.fixture(autouse=True)
 def everything_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("geocolor.graph.WIDE", 1)
+    monkeypatch.setattr("geocolor.graph.SINGLE", 1)
     monkeypatch.setattr("geocolor.bases.WIDE", 1)
 
 
@@ -48,7 +49,7 @@ def test_prices_are_nearly_those_of_double_precision(network: nn.Module, batches
     curvature = geocolor.measure(network, batches)
     single = geocolor.price(network, curvature)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("geocolor.graph.WIDE", 1024)
+        patch.setattr("geocolor.graph.SINGLE", 1024)
         patch.setattr("geocolor.bases.WIDE", 512)
         double = geocolor.price(network, curvature)
         expected = [double.group_price(group, 1e-5) for group in ((0,), (0, 1), (0, 3), (2, 4, 5))]
