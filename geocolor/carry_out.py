@@ -1,10 +1,10 @@
 """From a plan to a smaller model: factors of every class, put into the model's own layers."""
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -15,6 +15,7 @@ from geocolor.curvature import Curvature, LanczosCurvature
 from geocolor.graph import FactorsKey, FactorsKnown, medoid_basis, metrics_of
 from geocolor.journal import Journal
 from geocolor.layers import weight_of
+from geocolor.mapped import copied
 from geocolor.plans import Plan, PlannedClass
 from geocolor.progress import track
 from geocolor.trust_region import Fit, Mode, eigen_metric, fit
@@ -38,9 +39,9 @@ def apply(
     A copy of the model is changed unless `inplace`; in place, factors take the place of weights class by class, also
     where something is raised later. A copy that is `borrowing` has its other parameters in common with the model.
     `metrics` are those of a graph of the same curvature, where there is one: what they have computed is used again.
-    With a folder `files` factors lie in files there that have no names, not in memory (`geocolor.mapped`). Factors that
-    the `journal` holds are not computed again. Raises `ValueError` where the plan was made for another model or the
-    curvature misses one of its layers.
+    With a folder `files` parameters lie in files there that have no names, not in memory (`geocolor.mapped`). Factors
+    that the `journal` holds are not computed again. Raises `ValueError` where the plan was made for another model or
+    the curvature misses one of its layers.
     """
     plan.check(model)
     lanczos = isinstance(curvature, LanczosCurvature)
@@ -56,17 +57,17 @@ def apply(
             f"the curvature holds nothing of layer {missing[0]!r}: measure the model the plan was made for"
         )
     factors = factorize_plan(model, plan, curvature, metrics=metrics, known=known, progress=progress, journal=journal)
-    target = model if inplace else _copy(model, plan, borrowing)
+    target = model if inplace else _copy(model, plan, borrowing, files)
     one_by_one = inplace or files is not None
     return backend.install(
         target, plan.shareable_layers(), factors, inplace=True, plan=plan, one_by_one=one_by_one, files=files
     )
 
 
-def _copy(model: torch.nn.Module, plan: Plan, borrowing: bool) -> torch.nn.Module:
+def _copy(model: torch.nn.Module, plan: Plan, borrowing: bool, files: Path | None) -> torch.nn.Module:
     """A copy that keeps nothing twice which the plan will replace, or no parameter at all."""
-    weights = model.parameters() if borrowing else [model.get_submodule(name).weight for name in plan.factored_layers]
-    return copy.deepcopy(model, {id(weight): weight for weight in weights})
+    planned = (model.get_submodule(name).weight for name in plan.factored_layers)
+    return copied(model, files, model.parameters() if borrowing else cast("Iterator[torch.Tensor]", planned))
 
 
 def factorize_plan(

@@ -20,6 +20,9 @@ from transformers import PreTrainedModel
 Batch = Any  # a tensor, a tuple or list (inputs, targets), or a mapping of keyword arguments
 IGNORED = -100  # the label that transformers gives to positions that do not count
 
+#: Logits that are made double at a time, in six matrices of them: 50 MB.
+IN_DOUBLE = 2**20
+
 
 class Loss(ABC):
     """`J` is the mean over units of what `total` sums; `forward` gives the outputs that `total` and `sample` need."""
@@ -364,9 +367,13 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
 
 
 def _kullback_leibler(logits: Tensor, reference: Tensor) -> tuple[Tensor, int]:
-    """`Σ KL(p_reference ‖ p)` of logits [units, classes]."""
-    log_p, log_q = reference.double().log_softmax(-1), logits.double().log_softmax(-1)
-    return (log_p.exp() * (log_p - log_q)).sum(), len(logits)
+    """`Σ KL(p_reference ‖ p)` of logits [units, classes], in double precision some units at a time."""
+    together = max(1, IN_DOUBLE // max(1, logits[:1].numel()))
+    total = logits.new_zeros((), dtype=torch.float64)
+    for p, q in zip(reference.split(together), logits.split(together), strict=True):
+        log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+        total = total + (log_p.exp() * (log_p - log_q)).sum()
+    return total, len(logits)
 
 
 def _normal_like(outputs: Tensor, generator: torch.Generator) -> Tensor:

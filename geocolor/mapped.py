@@ -4,6 +4,7 @@ transformers maps safetensors of the dtype that is asked for, and reads them whe
 it converts in memory; here they are converted into files first, a tensor at a time.
 """
 
+import copy
 import ctypes
 import math
 import mmap
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -149,15 +151,44 @@ class Spooled:
         return tensor
 
 
-def put_in_files(parameters: Iterable[nn.Parameter], folder: Path) -> None:
+def put_in_files(
+    parameters: Iterable[nn.Parameter], folder: Path, dtype: torch.dtype | None = None, *, written: bool = False
+) -> None:
     """Let parameters lie in files of `folder` that have no names, gone with the last who uses them.
 
-    Changes of a parameter stay in memory, as with weights that transformers maps. Where files that are open cannot be
-    removed, and on other devices, nothing is done.
+    With `dtype` those of floating dtypes are converted, one at a time. Changes of a parameter stay in memory, as with
+    weights that transformers maps, or are `written` to its file. On other devices than the CPU, and where files that
+    are open cannot be removed, nothing is put anywhere.
     """
     for parameter in parameters:
-        if sys.platform != "win32" and parameter.device.type == "cpu" and parameter.numel():
-            parameter.data = _in_file(parameter.detach().contiguous(), folder)
+        held = parameter.detach()
+        held = held if dtype is None or not held.is_floating_point() else held.to(dtype)
+        parameter.data = _in_file(held.contiguous(), folder, written) if _fits(parameter) else held
+
+
+def copied(model: nn.Module, folder: Path | None, common: Iterable[Tensor] = ()) -> nn.Module:
+    """A copy of a model, whose parameters lie in files of `folder` where one is given, as by `put_in_files`.
+
+    Parameters in `common` are not copied: both models have them.
+    """
+    memo: dict[int, Any] = {id(parameter): parameter for parameter in common}
+    for parameter in model.parameters():
+        plain = type(parameter) is nn.Parameter and parameter.is_contiguous()
+        if folder is not None and plain and _fits(parameter) and id(parameter) not in memo:
+            held = _in_file(parameter.detach(), folder)
+            memo[id(parameter)] = nn.Parameter(held, parameter.requires_grad)
+    return copy.deepcopy(model, memo)
+
+
+def converted(model: nn.Module, dtype: torch.dtype, folder: Path | None) -> nn.Module:
+    """`model.to(dtype)`, in place; with a `folder` parameters of another floating dtype then lie in files there."""
+    if folder is not None:
+        put_in_files((each for each in model.parameters() if each.dtype != dtype), folder, dtype)
+    return model.to(dtype)
+
+
+def _fits(parameter: Tensor) -> bool:
+    return sys.platform != "win32" and parameter.device.type == "cpu" and parameter.numel() > 0
 
 
 def let_go(weight: Tensor) -> None:
@@ -171,10 +202,10 @@ def let_go(weight: Tensor) -> None:
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_PAGEOUT)
 
 
-def _in_file(tensor: Tensor, folder: Path) -> Tensor:
+def _in_file(tensor: Tensor, folder: Path, written: bool = False) -> Tensor:
     with telling_of_space(folder), tempfile.NamedTemporaryFile(prefix=".mapped.", dir=folder) as file:
         file.write(data_of(tensor))
         file.flush()
-        storage = torch.UntypedStorage.from_file(file.name, False, tensor.nbytes)
+        storage = torch.UntypedStorage.from_file(file.name, written, tensor.nbytes)
     assert isinstance(storage, torch.UntypedStorage)
     return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape, tensor.stride())

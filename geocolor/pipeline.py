@@ -1,5 +1,6 @@
 """The main job, end to end: measure, price, plan, apply, save, load again, compare with the dense model."""
 
+import gc
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from geocolor.graph import KINDS, CostGraph, price
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
 from geocolor.losses import Loss, default_loss
+from geocolor.mapped import converted
 from geocolor.memory import give_back, resident
 from geocolor.planning import budgeted, plan
 from geocolor.plans import Plan, write_plan
@@ -343,21 +345,17 @@ def carried_out(
     with clock("apply"):
         graph = prepared.graph
         computed: dict[str, Any] = {} if graph is None else {"metrics": graph.metrics, "known": graph.factors}
-        if graph is not None and graph.bounded and journal is not None:
-            computed["files"] = journal.folder
-        smaller = apply(model, prepared.plan, prepared.curvature, **computed, progress=progress, journal=journal)
+        files = journal.folder if graph is not None and graph.bounded and journal is not None else None
+        known: dict[str, Any] = {"files": files, "progress": progress, "journal": journal}
+        smaller = apply(model, prepared.plan, prepared.curvature, **computed, **known)
         if graph is not None:
             graph.set_aside()
     if prepared.updated == "never" or not isinstance(prepared.curvature, Curvature):
         return smaller
     with clock("update"):
         if prepared.updated == "always":
-            return update_coefficients(
-                smaller, model, calibration, prepared.curvature, loss, progress=progress, journal=journal
-            )
-        return updated_where_nearer(
-            smaller, model, calibration, prepared.curvature, loss, progress=progress, journal=journal
-        )
+            return update_coefficients(smaller, model, calibration, prepared.curvature, loss, **known)
+        return updated_where_nearer(smaller, model, calibration, prepared.curvature, loss, **known)
 
 
 def without_looks(
@@ -547,13 +545,14 @@ def compress_into(
             )
     journal.writes_now()
     plan = plan_of(smaller) or prepared.plan
+    del prepared
+    files = None if settings.memory is None else journal.folder
     with clock("save"):
-        write_model(
-            smaller if save_dtype is None else smaller.to(save_dtype), out, plan, tokenizer, overwrite=overwrite
-        )
+        if save_dtype is not None:
+            smaller = converted(smaller, save_dtype, files)
+        write_model(smaller, out, plan, tokenizer, overwrite=overwrite)
     del smaller  # what is measured is the one on disk
-    give_back()
-    known = {"extra": extra, "loss": loss, "bytes_per_unit": bytes_per_unit, "progress": progress}
+    known = {"extra": extra, "loss": loss, "bytes_per_unit": bytes_per_unit, "files": files, "progress": progress}
     return delivered(model, plan, test, out, clock=clock, **known)
 
 
@@ -567,16 +566,17 @@ def delivered(
     extra: Report | None = None,
     loss: Loss | None = None,
     bytes_per_unit: float | None = None,
+    files: Path | None = None,
     progress: bool = False,
 ) -> tuple[Report, nn.Module]:
-    """Load the smaller model that lies in `out`, compare it with the dense one; `extra` joins the report."""
+    """Load the smaller model that lies in `out`, compare it with the dense one; `extra` joins the report.
+
+    With a folder `files` its parameters lie in files, not in memory.
+    """
     with clock("load"):
         reference = next(dense.parameters())
-        loaded = (
-            load(type(dense) if is_transformers_model(dense) else dense, out)
-            .to(device=reference.device, dtype=reference.dtype)
-            .eval()
-        )
+        loaded = load(type(dense) if is_transformers_model(dense) else dense, out, files=files)
+        loaded = converted(loaded, reference.dtype, files).to(reference.device).eval()
     with clock("evaluate"):
         compared = evaluate_pair(dense, loaded, test, loss, bytes_per_unit=bytes_per_unit, progress=progress)
     report = run_report(plan, compared) | (extra or {})
@@ -596,3 +596,5 @@ def write_model(smaller: nn.Module, out: Path, plan: Plan, tokenizer: Any = None
         draw_plan(plan, folder / "plan.png")
 
     replace_directory(out, write, overwrite)
+    gc.collect()  # the picture refers to itself
+    give_back()

@@ -1,6 +1,5 @@
 """Compressed models on disk: a folder that is whole or not there, and loads bit-equal with its sharing (DESIGN §8)."""
 
-import copy
 import json
 import re
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from geocolor.atomic import refuse_occupied, replace_directory
 from geocolor.backend import attach_plan, factored_layers, merge_to_dense, plan_of, skeleton
 from geocolor.json_files import read_json
 from geocolor.manifest import check_manifest, write_manifest
+from geocolor.mapped import copied, put_in_files
 from geocolor.parameters import parameter_count
 from geocolor.plans import FORMAT_VERSION, parse_plan
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig
@@ -75,23 +75,27 @@ def save(
     _write_folder(Path(path), write, overwrite, tokenizer, manifest=True)
 
 
-def load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: str | Path) -> nn.Module:
+def load(
+    model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: str | Path, *, files: Path | None = None
+) -> nn.Module:
     """Read what `save` wrote; outputs are bit-equal to those of the model saved, and layers share what they shared.
 
     For a transformers model pass None, or the class to load. For any other module pass the dense model (a changed
-    copy is returned; its values do not matter) or a function that builds it. Raises `FileNotFoundError` where nothing
-    is there, `ValueError` with a sentence that names the file or folder where it is damaged or of another model.
+    copy is returned; its values do not matter) or a function that builds it. With a folder `files` that module's
+    parameters lie in files there, not in memory; transformers reads its own files when they are used. Raises
+    `FileNotFoundError` where nothing is there, `ValueError` with a sentence that names the file or folder where it is
+    damaged or of another model.
     """
     path = Path(path)
     try:
-        return _load(model_or_factory, path)
+        return _load(model_or_factory, path, files)
     except ValueError as error:
         if str(path) in str(error):
             raise
         raise ValueError(f"{path}: {error}") from error
 
 
-def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Path) -> nn.Module:
+def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Path, files: Path | None) -> nn.Module:
     if _is_transformers_folder(path):
         return _load_transformers(model_or_factory, path)
     document = _read_json(path / PLAN_FILE, path)
@@ -110,11 +114,13 @@ def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Pa
     if isinstance(model_or_factory, nn.Module):
         factored = plan.factored_layers
         replaced = [p for name, p in model_or_factory.named_parameters() if name.removesuffix(".weight") in factored]
-        model = copy.deepcopy(model_or_factory, {id(weight): weight for weight in replaced})
+        model = copied(model_or_factory, files, replaced)
     else:
         model = model_or_factory()
     skeleton(model, plan)
     _adopt_dtypes(model, weights)
+    if files is not None:
+        put_in_files(model.parameters(), files, written=True)
     try:
         safetensors.torch.load_model(model, weights)
     except RuntimeError as error:

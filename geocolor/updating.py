@@ -6,10 +6,10 @@ inputs have moved since they were measured, because the layers before it are fac
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from geocolor.backend import attach_plan, factored_layers, plan_of
 from geocolor.bases import coefficients, metric
-from geocolor.curvature import Curvature, accumulate, estimate
+from geocolor.curvature import Curvature, estimate
 from geocolor.curvature.curvature import damped
+from geocolor.curvature.observation import InputGroups, watched
 from geocolor.divergence import divergence_of, few
 from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions
+from geocolor.mapped import copied, put_in_files
 from geocolor.modes import evaluating
 from geocolor.progress import track
 
@@ -34,6 +36,7 @@ def update_coefficients(
     curvature: Curvature,
     loss: Loss | None = None,
     *,
+    files: Path | None = None,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> nn.Module:
@@ -42,7 +45,7 @@ def update_coefficients(
     `C = argmin tr(G δ A' δᵀ)`, `δ = L C Rᵀ − W`, with `A'` the second moment of the inputs in `smaller` and `G` and the
     damping of `curvature` (`G = I` is what the papers do). Bases and sizes stay. In the order in which layers run;
     those that read one input are updated together. Costs a forward pass over `batches` for every input. What the
-    `journal` holds is not fitted again.
+    `journal` holds is not fitted again. With a folder `files` coefficients then lie in files there (`geocolor.mapped`).
     """
     journal = journal or Journal()
     factored = factored_layers(smaller)
@@ -50,7 +53,7 @@ def update_coefficients(
     if not layers:
         return smaller
     loss = default_loss(dense, batches[0]) if loss is None else loss
-    ran = accumulate(smaller, batches[:1], loss, list(layers.values()), estimate="activation").inputs
+    ran = inputs_read(smaller, batches[0], loss, list(layers.values()))
 
     def fitted(first: str) -> dict[str, Tensor]:
         A = damped(input_moment(smaller, layers[first], batches, loss), curvature.damping)
@@ -66,8 +69,11 @@ def update_coefficients(
     for index, first in enumerate(track(firsts, "updating coefficients", wanted=progress)):
         for name, matrix in journal.tensors(f"update-{index}", partial(fitted, first)).items():
             weight = factored[name].coefficients.weight
+            assert isinstance(weight, nn.Parameter)
             with torch.no_grad():
                 weight.copy_(matrix.reshape(weight.shape))
+            if files is not None:
+                put_in_files([weight], files)
     return smaller
 
 
@@ -78,6 +84,7 @@ def updated_where_nearer(
     curvature: Curvature,
     loss: Loss | None = None,
     *,
+    files: Path | None = None,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> nn.Module:
@@ -89,8 +96,8 @@ def updated_where_nearer(
     loss = default_loss(dense, calibration[0]) if loss is None else loss
     batches = few(calibration, loss, dense)
     journal = journal or Journal()
-    other = copy.deepcopy(smaller)
-    update_coefficients(other, dense, batches, curvature, loss, progress=progress, journal=journal)
+    other = copied(smaller, files)
+    update_coefficients(other, dense, batches, curvature, loss, files=files, progress=progress, journal=journal)
     before, after = (
         journal.value(f"update/{name}", partial(divergence_of, dense, model, batches, loss, progress=progress))
         for name, model in (("before", smaller), ("after", other))
@@ -101,6 +108,19 @@ def updated_where_nearer(
     if plan is not None and after > 0:
         attach_plan(other, plan.rescaled(after / before))
     return other
+
+
+def inputs_read(model: nn.Module, batch: Batch, loss: Loss, layers: Sequence[Layer]) -> dict[str, str]:
+    """For every layer that is called, in the order of the calls, the first one that reads the very same input."""
+    groups = InputGroups({})
+
+    def on_call(layer: Layer, x: Tensor) -> None:
+        groups.reads(layer, x)
+
+    with watched(model, layers, on_call, gradients=False):
+        loss.forward(model, move(batch, device_of(model)))
+    groups.settle()
+    return groups.inputs
 
 
 def input_moment(model: nn.Module, layer: Layer, batches: Sequence[Batch], loss: Loss) -> Tensor:
