@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,11 +39,14 @@ from geocolor.opening import opened
 from geocolor.pipeline import Clock, Settings, compress_into, delivered, estimate_of, prepare, priced, write_model
 from geocolor.plans import Plan, read_plan, write_plan
 from geocolor.preflight import (
+    Form,
+    alike,
     check_file,
     check_keep,
     check_runs,
     check_sequence,
     check_settings,
+    check_solver,
     check_weights,
 )
 from geocolor.presets import GEO_SHARING
@@ -63,7 +66,7 @@ from geocolor.summary import plural
 from geocolor.tables import comparison_table, forecast_table, plan_grid, plan_table, race_table
 from geocolor.tensor_files import checksum
 from geocolor.unpacking import unpack_as_planned
-from solvers import GroupProblem, MedoidProblem, PairwiseProblem, Problem, find_solver, solve, solver_names
+from solvers import find_solver, solve, solver_names
 
 __all__ = [
     "carry_out",
@@ -79,8 +82,6 @@ __all__ = [
 ]
 
 FIGURES = (".png", ".svg", ".pdf")
-
-Form = Literal["group", "medoid", "pairwise"]
 
 
 def demo(console: Console, keep: float, out: Path, dry_run: bool = False) -> Report:
@@ -107,7 +108,7 @@ def compress(
     curvature_path: Path | None = None,
 ) -> Report:
     check_settings(settings)
-    refuse_output(out, overwrite)
+    refuse_output(out, overwrite, source, data_source, test_source)
     model, tokenizer = _opened(console, source, settings, out)
     calibration, test = _both(data_source, test_source, model, tokenizer, sequence, batch_size)
     calibration = _first(calibration, samples)
@@ -163,7 +164,7 @@ def measure(
 ) -> Report:
     """In each of the processes that torchrun started; the first of them prints and writes."""
     check_settings(settings)
-    refuse_output(out, overwrite)
+    refuse_output(out, overwrite, source, data_source)
     device = processes.own_device()
     with processes.joined(device), warnings.catch_warnings():
         if processes.rank() > 0:
@@ -227,7 +228,7 @@ def make_plan(
     curvature_path: Path | None = None,
 ) -> Report:
     check_settings(settings)
-    refuse_output(out, overwrite)
+    refuse_output(out, overwrite, source, data_source)
     check_file(graph_path, (".graphml", ".json"))
     if graph_path is not None and settings.preset == GEO_SHARING:
         raise ValueError(f"--graph has nothing to write: --preset {GEO_SHARING} prices no pairs of layers")
@@ -294,19 +295,24 @@ def carry_out(
     overwrite: bool,
     dry_run: bool = False,
 ) -> Report:
-    refuse_output(out, overwrite)
+    refuse_output(out, overwrite, source)
     plan = _plan(plan_path)
-    beside = plan_path.parent / "curvature.safetensors"
-    if curvature_path is None and not beside.exists():
+    if curvature_path is None and not (plan_path.parent / CURVATURE).exists():
         raise FileNotFoundError(
-            f"no curvature beside the plan ({beside}): give its file with --curvature, or write it with `geocolor plan`"
+            f"no curvature beside the plan ({plan_path.parent / CURVATURE}): give its file with --curvature, or write "
+            "it with `geocolor plan`"
         )
+    curvature_path = curvature_path or plan_path.parent
+    if curvature_path.is_dir():
+        curvature_path /= CURVATURE
     curvature: Curvature | LanczosCurvature
     if plan.curvature.get("estimate") == "lanczos":
-        curvature = load_axes(curvature_path or beside)
+        curvature = load_axes(curvature_path)
     else:  # read layer by layer
-        curvature = load_curvature(curvature_path or beside, memory=0)
+        curvature = load_curvature(curvature_path, memory=0)
     model, tokenizer = _model(source, dtype=_stored_dtype(source) or torch.float32)  # read as it lies in its files
+    if plan_of(model) is not None:
+        raise ValueError(f"{source} is compressed already: name the dense model that the plan was made for")
     unpack_as_planned(model, plan.layers)
     plan.check(model)
     if isinstance(curvature, Curvature):
@@ -315,7 +321,7 @@ def carry_out(
             return say_expected(console, expecting(), out)
         announce(out, expecting)
     clock = Clock()
-    with (curvature_path or beside).open("rb") as file:
+    with curvature_path.open("rb") as file:
         basis = {"model": digest_of_model(model), "curvature": hashlib.file_digest(file, "sha256").hexdigest()}
     with _kept(out, basis, {"plan": plan.model_dump(mode="json")}, overwrite) as journal:
         with clock("apply"):
@@ -344,7 +350,7 @@ def refined(
     overwrite: bool,
     dry_run: bool = False,
 ) -> Report:
-    refuse_output(out, overwrite)
+    refuse_output(out, overwrite, dense_source, data_source, test_source)
     dense, tokenizer = _model(dense_source)
     model, _ = _model(source, dense)
     plan = plan_of(model)
@@ -451,7 +457,11 @@ def compare(
     model, tokenizer = _opened(console, source, settings)
     calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     count = len(find_layers(model, settings.include, settings.exclude))
-    racing = len(names) or len(solver_names(_alike(form, count)))
+    if max(bases, default=1) > count:
+        raise ValueError(f"--bases holds {max(bases)}, the model has {count} layers in scope; ask for at most as many")
+    for name in names:
+        check_solver(name, form, count)
+    racing = len(names) or len(solver_names(alike(form, count)))
     expecting = partial(forecast_race, model, calibration, settings, form, racing * (len(bases) or 3))
     if dry_run:
         return say_expected(console, expecting(), figure or Path())
@@ -459,8 +469,6 @@ def compare(
     clock = Clock()
     _, graph = priced(model, calibration, settings, clock=clock, progress=True)
     size = len(graph.layers)
-    if max(bases, default=1) > size:
-        raise ValueError(f"--bases holds {max(bases)}, the model has {size} layers in scope; ask for at most that many")
     with clock("race"):
         rows = race(graph, settings, bases or sorted({max(1, size // 4), max(1, size // 2), size}), form, names)
     console.print(race_table(rows))
@@ -469,13 +477,6 @@ def compare(
         draw_race(rows, figure)
         _print_places(console, {"figure": str(figure)})
     return report
-
-
-def _alike(form: Form, size: int) -> Problem:
-    """A problem of that form and size, to see which solvers take it."""
-    if form == "medoid":
-        return MedoidProblem(np.zeros((size, size)), size)
-    return PairwiseProblem(np.zeros((size, size))) if form == "pairwise" else GroupProblem(size, lambda _: 0.0)
 
 
 def race(
@@ -661,7 +662,7 @@ def _batches(
     if Path(source).exists():
         check_sequence(model, sequence)
     batches = data.batches(source, model, tokenizer, sequence, batch_size)
-    check_runs(model, batches[0], source)
+    check_runs(model, batches, source)
     return batches
 
 

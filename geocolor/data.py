@@ -6,10 +6,11 @@ import importlib
 import json
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
@@ -19,6 +20,7 @@ from geocolor.losses import Batch, is_causal, samples_in
 from geocolor.mapped import in_dtype
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase, which transformers does not type
+T = TypeVar("T")
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
 
@@ -33,19 +35,25 @@ def load_model(
     Raises FileNotFoundError or ValueError with a sentence when there is no such model.
     """
     if function := _callable(source):
-        made = function()
+        made = _result(source, function)
         model, tokenizer = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
         if not isinstance(model, nn.Module):
             raise ValueError(f"{source} returned {_kind(model)}, not a torch.nn.Module; return the model from it")
         return model.eval(), tokenizer
     if _looks_local(source) and not (Path(source) / "config.json").is_file():
-        problem = "has no config.json" if Path(source).is_dir() else "does not exist"
+        here = Path(source)
+        problem = "has no config.json" if here.is_dir() else "is a file" if here.exists() else "does not exist"
         raise FileNotFoundError(
             f"model folder {source} {problem}; pass a folder saved with save_pretrained, a hub name, or module:function"
         )
     try:
         config = transformers.AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
+        if Path(source).is_dir():
+            raise ValueError(
+                f"{source}: its config.json is of no model that transformers {transformers.__version__} knows "
+                f"({_first_line(error)}); save or download it again"
+            ) from error
         raise ValueError(
             f"no model {str(source)!r}: neither a folder here nor a model that the hub gives ({_first_line(error)}); "
             "pass a folder saved with save_pretrained, a hub name, or module:function"
@@ -91,15 +99,15 @@ def batches(
         if value is not None and value < 1:
             raise ValueError(f"the {name} is {value}; it must be at least 1")
     if function := _callable(source):
-        made = function()
-        found = list(islice(made, limit)) if isinstance(made, Iterable) else []
+        made, found = _result(source, lambda: _listed(function(), limit))
         if not found:
             raise ValueError(f"{source} returned {_kind(made)}; it has to return an iterable of at least one batch")
         return found
     texts, labels = _read(Path(source))
     if tokenizer is None:
         raise ValueError(
-            f"{source} is text, but the model has no tokenizer; pass --data module:function that returns batches"
+            f"{source} is text, but the model has no tokenizer, or none that loads; pass --data module:function that "
+            "returns batches"
         )
     if is_causal(model):
         if sequence < 2:
@@ -166,6 +174,8 @@ def _callable(source: str | Path) -> Callable[[], Any] | None:
         raise ValueError(
             f"{source}: no module {module_name!r} here or installed; run where {module_name} is"
         ) from error
+    except Exception as error:
+        raise ValueError(_failed(source, error)) from error
     finally:
         sys.path.remove(here)
     function = getattr(module, function_name, None)
@@ -174,6 +184,27 @@ def _callable(source: str | Path) -> Callable[[], Any] | None:
         listed = ", ".join(known[:8]) or "none"
         raise ValueError(f"{source}: module {module_name!r} has no function {function_name!r}; it has {listed}")
     return function  # type: ignore[no-any-return]
+
+
+def _result(source: str | Path, function: Callable[[], T]) -> T:
+    """What a function of the user's returns; what it raises becomes a ValueError that says where."""
+    try:
+        return function()
+    except Exception as error:
+        raise ValueError(_failed(source, error)) from error
+
+
+def _listed(made: Any, limit: int | None) -> tuple[Any, list[Any]]:
+    """What was made, and a list of it where it is iterable."""
+    return made, list(islice(made, limit)) if isinstance(made, Iterable) else []
+
+
+def _failed(source: str | Path, error: Exception) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{source}: {error}"
+    _, *frames = traceback.extract_tb(error.__traceback__)
+    own = [f" in {frame.filename}, line {frame.lineno}" for frame in frames if "site-packages" not in frame.filename]
+    return f"{source} failed{own[-1] if own else ''}: {type(error).__name__}: {_first_line(error)}"
 
 
 def _class_named(config: Any) -> Any:

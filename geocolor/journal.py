@@ -147,8 +147,16 @@ def journal_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
 
 
-def refuse_output(out: Path, overwrite: bool) -> None:
-    """`refuse_occupied`, but for what a killed run of the same command has put there just before it ended."""
+def refuse_output(out: Path, overwrite: bool, *sources: str | None) -> None:
+    """`refuse_occupied`, but for what a killed run of the same command has put there just before it ended.
+
+    Raises ValueError where the folder is, or holds, one of the `sources` that are read: it will be replaced.
+    """
+    for source in sources:
+        if source is not None and Path(source).exists():
+            place = Path(source).resolve()
+            if out.resolve() in (place, *place.parents):
+                raise ValueError(f"{out} would replace {source}, which is read: choose another output folder")
     begun = (journal_folder(out) / WRITTEN_FILE).exists()
     own = begun and any((out / name).exists() for name in ("plan.json", "curvature.safetensors"))
     refuse_occupied(out, overwrite or own)

@@ -256,8 +256,9 @@ def default_loss(model: nn.Module, batch: Batch) -> Loss:
         if labels is not None and labels.ndim == 1 and not labels.is_floating_point():
             return Classification()
     raise ValueError(
-        f"no default loss for a {type(model).__name__} and batches of type {type(batch).__name__}; pass "
-        "loss=NextToken(), Classification(), Embedding(), SquaredError() or Custom(function) of geocolor.losses"
+        f"no default loss for a {type(model).__name__} and batches of type {type(batch).__name__}; give batches "
+        "(inputs, labels) with a class for every sample, or, in Python, pass loss=NextToken(), Classification(), "
+        "Embedding(), SquaredError() or Custom(function) of geocolor.losses"
     )
 
 
@@ -330,12 +331,21 @@ def _labels(batch: Batch) -> Tensor | None:
 def _call(model: nn.Module, batch: Batch, **keywords: Any) -> Tensor:
     """The model's main output, at least in float32: a tensor, or its `logits`, or its `last_hidden_state`."""
     inputs = _inputs(batch)
-    if isinstance(inputs, Mapping):
-        outputs = model(**inputs, **keywords)
-    elif isinstance(inputs, tuple | list):
-        outputs = model(*inputs, **keywords)
-    else:
-        outputs = model(inputs, **keywords)
+    try:
+        if isinstance(inputs, Mapping):
+            outputs = model(**inputs, **keywords)
+        elif isinstance(inputs, tuple | list):
+            outputs = model(*inputs, **keywords)
+        else:
+            outputs = model(inputs, **keywords)
+    except (RuntimeError, IndexError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        first = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"the model does not run on a batch of {_described(inputs)} ({type(error).__name__}: {first}); make the "
+            "data for this model"
+        ) from error
     for attribute in ("logits", "last_hidden_state"):
         if getattr(outputs, attribute, None) is not None:
             outputs = getattr(outputs, attribute)
@@ -345,6 +355,17 @@ def _call(model: nn.Module, batch: Batch, **keywords: Any) -> Tensor:
             "last_hidden_state; pass loss=Custom(function) that reads it"
         )
     return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+
+
+def _described(inputs: Any) -> str:
+    """The shapes and dtypes of what went into the model."""
+    if isinstance(inputs, Tensor):
+        return f"shape {tuple(inputs.shape)} and {str(inputs.dtype).removeprefix('torch.')}"
+    if isinstance(inputs, Mapping):
+        return "{" + ", ".join(f"{key}: {_described(value)}" for key, value in inputs.items()) + "}"
+    if isinstance(inputs, tuple | list):
+        return "(" + ", ".join(map(_described, inputs)) + ")"
+    return f"type {type(inputs).__name__}"
 
 
 def _sampled_cross_entropy(logits: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
@@ -361,7 +382,18 @@ def _sampled_cross_entropy(logits: Tensor, generator: torch.Generator) -> tuple[
     return (logits * (scaled - p * scaled.sum(-1, keepdim=True))).sum(), len(logits)
 
 
+def check_classes(labels: Tensor, classes: int) -> None:
+    """Raise ValueError where a label is none of 0 … classes - 1, nor the one that does not count."""
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != IGNORED)]
+    if len(wrong):
+        raise ValueError(
+            f"the data holds the label {int(wrong[0])}, and the model tells {classes} classes apart, 0 to "
+            f"{classes - 1}: repair the labels, or take the model that they belong to"
+        )
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, int]:
+    check_classes(labels, logits.shape[-1])
     each = cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
     return each.sum(dtype=torch.float64), int((labels != IGNORED).sum())
 

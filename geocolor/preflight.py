@@ -1,18 +1,23 @@
 """What can be refused before any long work: settings, places to write to, weights, a model that does not run."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from geocolor.atomic import check_place
 from geocolor.curvature import ESTIMATES
-from geocolor.losses import Batch, default_loss, device_of, move
+from geocolor.layers import is_offloaded
+from geocolor.losses import Batch, Classification, check_classes, default_loss, device_of, move
 from geocolor.pipeline import Settings
 from geocolor.presets import GEO_SHARING, SEARCHED, find_preset
-from solvers import find_solver
+from solvers import GroupProblem, MedoidProblem, PairwiseProblem, Problem, find_solver, solver_names
+
+Form = Literal["group", "medoid", "pairwise"]
 
 
 def check_settings(settings: Settings) -> None:
@@ -31,6 +36,11 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(f"--bases is {settings.bases}; it must be at least 1, or --keep 1 leaves the model as it is")
     find_solver(settings.solver)
     _check_preset(settings)
+    if settings.preset == SEARCHED:
+        check_solver(settings.solver, "medoid" if settings.size is None else "group")
+    for name, least in (("rounds", 0), ("draws", 1), ("seed", 0)):
+        if getattr(settings, name) < least:
+            raise ValueError(f"--{name} is {getattr(settings, name)}; it must be at least {least}")
     if settings.estimate is not None and settings.estimate not in ESTIMATES:
         raise ValueError(f"--estimate is {settings.estimate!r}; there are {', '.join(ESTIMATES)}")
     if not settings.kinds:
@@ -50,6 +60,21 @@ def check_settings(settings: Settings) -> None:
         raise ValueError(f"--shrinkage is {settings.shrinkage:g}; it must lie between 0 (none) and 1")
     if not settings.time_limit > 0:
         raise ValueError(f"--time-limit is {settings.time_limit:g} seconds; it must be above 0")
+
+
+def check_solver(name: str, form: Form, size: int = 1) -> None:
+    """Raise ValueError for a solver that takes no problem of that form and size."""
+    problem = alike(form, size)
+    if why := find_solver(name).refusal(problem):
+        takers = ", ".join(solver_names(problem))
+        raise ValueError(f"solver {name!r} is none for this search: {why}; solvers that are: {takers}")
+
+
+def alike(form: Form, size: int) -> Problem:
+    """A problem of that form and size, to see which solvers take it."""
+    if form == "medoid":
+        return MedoidProblem(np.zeros((size, size)), size)
+    return PairwiseProblem(np.zeros((size, size))) if form == "pairwise" else GroupProblem(size, lambda _: 0.0)
 
 
 def _check_preset(settings: Settings) -> None:
@@ -93,8 +118,13 @@ def check_file(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raise ValueError naming the first parameter that holds NaN or infinity, where, and how many."""
+    """Raise ValueError naming the first parameter that holds NaN, infinity, or nothing at all; where, and how many."""
+    elsewhere = {id(p) for module in model.modules() if is_offloaded(module) for p in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
+        if id(parameter) in elsewhere:
+            continue
+        if parameter.is_meta:
+            raise ValueError(f"the model's {name} has a shape and no values (device 'meta'): load its weights first")
         wrong = ~torch.isfinite(parameter.detach())
         if wrong.any():
             where = ", ".join(str(int(i)) for i in wrong.nonzero()[0])
@@ -112,15 +142,14 @@ def check_sequence(model: nn.Module, sequence: int) -> None:
         raise ValueError(f"the model takes at most {positions} tokens, --sequence is {sequence}; pass a smaller one")
 
 
-def check_runs(model: nn.Module, batch: Batch, source: str) -> None:
-    """Raise ValueError where the model does not run on the first batch of `source`."""
-    loss = default_loss(model, batch)
+def check_runs(model: nn.Module, batches: Sequence[Batch], source: str) -> None:
+    """Raise ValueError where the model does not run on the first batch of `source`, or labels are no classes of it."""
     try:
+        loss = default_loss(model, batches[0])
         with torch.inference_mode():
-            loss.forward(model, move(batch, device_of(model)))
-    except (RuntimeError, IndexError, TypeError, AttributeError, KeyError) as error:
-        first = str(error).strip().split("\n")[0]
-        raise ValueError(
-            f"the model does not run on the first batch of {source} ({type(error).__name__}: {first}); "
-            "make the data for this model"
-        ) from error
+            outputs = loss.forward(model, move(batches[0], device_of(model)))
+        if isinstance(loss, Classification):
+            for batch in batches:
+                check_classes(loss.labels(batch), outputs.shape[-1])
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error

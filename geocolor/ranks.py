@@ -89,7 +89,8 @@ def rounded(graph: CostGraph, groups: Sequence[Group], ranks: Sequence[float], k
         k = max(range(len(groups)), key=lambda k: whole[k])
         if whole[k] == 1:
             raise UnreachableError(
-                f"ranks of 1 keep {spent / graph.parameters_dense:.4g} of the parameters, more than {keep:g}"
+                f"ranks of 1 keep {spent / graph.parameters_dense:.4g} of the parameters, more than {keep:g}: raise "
+                "keep"
             )
         whole[k] -= 1
         spent -= sum(shapes[k])

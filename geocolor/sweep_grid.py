@@ -112,6 +112,8 @@ def forecast_sweep(cells: Sequence[Cell]) -> Forecast:
 def run_sweep(console: Console, cells: Sequence[Cell], out: Path, ray: str | None, dry_run: bool = False) -> Report:
     from geocolor import commands
 
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out} is a file, not a folder: choose another output folder")
     left = pending(cells, out)
     if dry_run:
         return commands.say_expected(console, forecast_sweep(left), out)
@@ -122,6 +124,8 @@ def run_sweep(console: Console, cells: Sequence[Cell], out: Path, ray: str | Non
         cells, compress_cell, out, ray=ray, say=lambda line: console.print(line, highlight=False, markup=False)
     )
     console.print(sweep_table(rows))
+    if all("error" in row for row in rows):
+        raise ValueError(f"no cell of the sweep could be run; the last one said: {rows[-1]['error']}")
     console.print(f"  {out / 'results.jsonl'}", highlight=False, soft_wrap=True)
     return {"cells": len(rows), "rows": rows, "results": str(out / "results.jsonl")}
 

@@ -301,7 +301,7 @@ class Apply:
     out: Folder
     """Output folder of the smaller model."""
     curvature: OptionalFile = None
-    """Curvature file; the one beside the plan when not given."""
+    """Curvature file or the folder that holds it; the one beside the plan when not given."""
     dry_run: Flag = False
     """Only say what time, memory and disk are expected."""
     overwrite: Flag = False

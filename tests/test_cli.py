@@ -85,6 +85,20 @@ def data():
 
 def narrow_data():
     return [(inputs[:, :5], labels) for inputs, labels in data()]
+
+def narrow_at_the_end():
+    return data() + narrow_data()
+
+def other_labels():
+    return data() + [(inputs, labels + 3) for inputs, labels in data()]
+
+def breaking():
+    yield data()[0]
+    raise RuntimeError("the disk is gone")
+
+def without_weights():
+    with torch.device("meta"):
+        return network()
 '''
 
 
@@ -389,6 +403,11 @@ def test_mistake_as_a_process_is_one_sentence_and_status_2(place: Path) -> None:
         (["--bases", "4"], "more than the 3 layers in scope"),
         ([], "Pass --keep"),
         (["--keep", "0.5", "--solver", "simplex"], "there is no solver 'simplex'; the solvers are auto,"),
+        (["--keep", "0.5", "--solver", "benders"], "takes a MedoidProblem, not a GroupProblem; solvers that are: auto"),
+        (["--bases", "2", "--solver", "subset_dp"], "takes a GroupProblem, not a MedoidProblem"),
+        (["--keep", "0.5", "--rounds", "-1"], "--rounds is -1; it must be at least 0"),
+        (["--keep", "0.5", "--draws", "0"], "--draws is 0; it must be at least 1"),
+        (["--keep", "0.5", "--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["--keep", "0.5", "--estimate", "guess"], "there are kronecker,"),
         (["--keep", "0.5", "--trust-region", "0"], "--trust-region is 0; it must be above 0"),
         (["--keep", "0.5", "--time-limit", "0"], "--time-limit is 0 seconds"),
@@ -407,7 +426,11 @@ def test_impossible_budgets_and_settings(place: Path, refuse: Refuse, budget: li
     ("model", "data", "sentence"),
     [
         ("network", "none_such", "has no function 'none_such'; it has network"),
-        ("network", "narrow_data", "does not run on the first batch"),
+        ("network", "narrow_data", "narrow_data: the model does not run on a batch of shape (8, 5) and float32 (Runt"),
+        ("network", "narrow_at_the_end", "the model does not run on a batch of shape (8, 5)"),
+        ("network", "other_labels", "the model tells 3 classes apart, 0 to 2"),
+        ("network", "breaking", "RuntimeError: the disk is gone"),
+        ("without_weights", "data", "0.weight has a shape and no values"),
         ("nothing_to_share", "data", "no layer that can share a basis"),
         ("data", "data", "returned a list, not a torch.nn.Module"),
     ],
@@ -422,6 +445,7 @@ def test_models_and_data_that_do_not_fit(refuse: Refuse, model: str, data: str, 
         (["llama", "--data", "short.txt"], "short.txt has 5 tokens, one sequence needs 32"),
         (["llama", "--data", "missing.txt"], "data file missing.txt does not exist"),
         (["./missing", "--data", "text.txt"], "model folder ./missing does not exist"),
+        (["./text.txt", "--data", "text.txt"], "model folder ./text.txt is a file"),
         (["missing:model", "--data", "text.txt"], "no module 'missing' here"),
         (["llama", "--data", "text.txt", "--sequence", "65"], "the model takes at most 64 tokens"),
     ],
@@ -440,6 +464,10 @@ def test_occupied_output_is_refused_and_nothing_is_lost(place: Path, refuse: Ref
         assert "--overwrite" in said
         assert "text.txt is a file" in refuse(*plain(command), "--keep", "0.5", "-o", "text.txt")
     assert "already holds something" in refuse("demo", "-o", "occupied")
+    for held in ("llama", "."):
+        said = refuse("compress", "llama", "--data", "text.txt", "--keep", "0.5", "-o", held, "--overwrite")
+        assert f"{held} would replace llama, which is read" in said
+    assert (place / "llama" / "config.json").exists()
     assert mine.read_text() == "mine"
     assert len(list(mine.parent.iterdir())) == 1
     assert (place / "text.txt").read_text() == TEXT
@@ -504,7 +532,7 @@ def test_plain_module_is_compressed_and_evaluated_against_its_program(
 ) -> None:
     monkeypatch.chdir(place)
     program = "program_of_the_cli_tests"
-    run(["apply", f"{program}:network", str(planned / "plan.json"), "-o", "plain"])
+    run(["apply", f"{program}:network", str(planned / "plan.json"), "-o", "plain", "--curvature", str(planned)])
     data = ["--data", f"{program}:data"]
     assert "--reference module:function" in refuse("evaluate", "plain", *data)
     run(["evaluate", "plain", *data, "--reference", f"{program}:network", "--json", "plain.json"])

@@ -73,7 +73,7 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path):
             b'{"model_type": "bert", "hidden_size": "wide"}',
             "config.json makes no sense|cannot be loaded",
         ),
-        ("config.json", b'{"model_type": "bert", "architectures": [7]', "neither a folder here nor a model"),
+        ("config.json", b'{"model_type": "bert", "architectures": [7]', "config.json is of no model that transformers"),
     ],
 )
 def test_a_damaged_folder_is_told_in_a_sentence(tmp_path: Path, encoder, name: str, content: bytes, message: str):
@@ -196,7 +196,7 @@ def test_files_that_are_no_text_are_refused(tmp_path: Path, causal):
 
 def test_text_needs_a_tokenizer_and_sizes_must_be_positive(tmp_path: Path, causal):
     path = written(tmp_path, "a b c")
-    with pytest.raises(ValueError, match="the model has no tokenizer; pass --data module:function"):
+    with pytest.raises(ValueError, match="the model has no tokenizer, or none that loads; pass --data"):
         batches(path, causal, None)
     for wrong in ({"sequence": 0}, {"batch_size": -1}, {"limit": 0}):
         with pytest.raises(ValueError, match="must be at least 1"):

@@ -164,6 +164,15 @@ def test_cells_are_compressed_and_a_budget_out_of_reach_is_a_row(tmp_path: Path)
     assert "svd" in console.export_text()
 
 
+def test_a_sweep_of_which_no_cell_runs_is_an_error_and_has_its_rows(tmp_path: Path) -> None:
+    cells = grid(COMMON, Settings(), (0.0001,), ("auto",), ("svd",))
+    with pytest.raises(ValueError, match=r"no cell of the sweep could be run.*ranks of 1 keep"):
+        run_sweep(Console(quiet=True), cells, tmp_path / "sweep", None)
+    assert [row["preset"] for row in results(tmp_path / "sweep")] == ["svd"]
+    with pytest.raises(FileExistsError, match=r"results\.jsonl is a file, not a folder"):
+        run_sweep(Console(quiet=True), cells, tmp_path / "sweep" / "results.jsonl", None)
+
+
 def test_a_dry_run_foresees_the_cells_that_are_left_and_writes_nothing(tmp_path: Path) -> None:
     cells = grid(COMMON, Settings(), (0.6, 0.8), ("auto",), ("svd", "svd-llm"))
     sweep(cells[:1], lambda _: {"kept": 0.6}, tmp_path)
