@@ -310,10 +310,11 @@ def carry_out(
         curvature = load_axes(curvature_path)
     else:  # read layer by layer
         curvature = load_curvature(curvature_path, memory=0)
-    model, tokenizer = _model(source, dtype=_stored_dtype(source) or torch.float32)  # read as it lies in its files
+    place = out.absolute().parent
+    model, tokenizer = _model(source, dtype=_stored_dtype(source) or torch.float32, mapped=place)  # as it lies in files
     if plan_of(model) is not None:
         raise ValueError(f"{source} is compressed already: name the dense model that the plan was made for")
-    unpack_as_planned(model, plan.layers)
+    unpack_as_planned(model, plan.layers, place)
     plan.check(model)
     if isinstance(curvature, Curvature):
         expecting = partial(forecast_applying, model, plan, curvature)
@@ -633,7 +634,7 @@ def _opened(
     """
     mapped = None if out is None or settings.memory is None else out.absolute().parent
     model, tokenizer = _model(source, mapped=mapped)
-    model, said = opened(model, settings.include, settings.exclude)
+    model, said = opened(model, settings.include, settings.exclude, mapped)
     if said is not None:
         console.print(said, highlight=False)
     return model, tokenizer

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -17,10 +18,15 @@ import transformers
 from torch import Tensor, nn
 
 from geocolor.losses import Batch, is_causal, samples_in
-from geocolor.mapped import in_dtype
+from geocolor.mapped import in_dtype, made_in_memory, put_in_files
+from geocolor.quantities import size
+from solvers.atomic import writable_folder
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase, which transformers does not type
 T = TypeVar("T")
+#: Bytes of weights that may be in memory for a moment without a word.
+MUCH = 100_000_000
+
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
 
@@ -31,8 +37,9 @@ def load_model(
 
     `source` is a transformers folder or hub name, loaded with the class that its config names, or `module:function`,
     called without arguments and returning a module or a pair (module, tokenizer). Safetensors that hold `dtype` are
-    read when they are used; with a folder `mapped` others are too, converted into files there that lose their names.
-    Raises FileNotFoundError or ValueError with a sentence when there is no such model.
+    read when they are used; with a folder `mapped` others are too, converted into files there that lose their names,
+    and what transformers makes in memory is put there afterwards, with a warning where that is much. Raises
+    FileNotFoundError or ValueError with a sentence when there is no such model.
     """
     if function := _callable(source):
         made = _result(source, function)
@@ -76,7 +83,22 @@ def load_model(
             ) from error
     if folder != source:
         model.name_or_path = model.config.name_or_path = str(source)
+    if mapped is not None:
+        _let_lie_in_files(model, str(source), mapped)
     return model.eval(), _load_tokenizer(source)
+
+
+def _let_lie_in_files(model: nn.Module, source: str, folder: Path) -> None:
+    made = made_in_memory(model)
+    held = sum(each.nbytes for each in made)
+    if held > MUCH:
+        warnings.warn(
+            f"transformers has held {size(held)} of the weights of {source} in memory while it loaded them, as it does "
+            "where it stacks the experts of a file, and they lie in files from now on; so that they are never held, "
+            "save the model once by save_pretrained(folder, save_original_format=False) and pass that folder",
+            stacklevel=3,
+        )
+    put_in_files(made, writable_folder(folder))
 
 
 def batches(

@@ -25,6 +25,7 @@ from geocolor.graph import precision
 from geocolor.habits import neighbours
 from geocolor.layers import Layer, find_layers
 from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
+from geocolor.mapped import unnamed_bytes
 from geocolor.memory import available, peak, resident
 from geocolor.metrics import size_of
 from geocolor.modes import evaluating
@@ -61,13 +62,15 @@ PICTURE_SECONDS, PICTURE_MEMORY, SMALL_FILES = 2.0, 100_000_000, 1_000_000
 class Forecast:
     """Seconds by step; bytes that the whole process holds at its peak, and that lie on disk at most.
 
-    `search` is the part of the seconds that the solver may take at most and may not need.
+    `search` is the part of the seconds that the solver may take at most and may not need; `written` the part of the
+    disk that is taken already, by weights that lie in files while memory is bounded.
     """
 
     seconds: Mapping[str, float]
     search: float
     memory: int
     disk: int
+    written: int = 0
 
     @property
     def total(self) -> float:
@@ -123,7 +126,9 @@ def forecast(
         seconds["save and load"] = PICTURE_SECONDS
         seconds["evaluate"] = pace.forward * (3 * positions_in(test) + 12 * positions_in(test[:1]))
     memory = work.memory(searched, calibrated, test, refinement is not None) + PICTURE_MEMORY
-    return Forecast(seconds, search, memory, work.disk(searched, test is not None, refinement is not None))
+    updated = "update" in seconds
+    disk = work.disk(searched, test is not None, refinement is not None, updated)
+    return Forecast(seconds, search, memory, disk + work.written, work.written)
 
 
 def forecast_measuring(
@@ -142,7 +147,7 @@ def forecast_measuring(
         seconds["calibrate"] = work.calibrating()
     seconds["price"] = work.reading() + (work.pace.pairs if pairs else 0.0)
     disk = work.disk(pairs, False, False) + round(work.hulls_on_disk if pairs else 0)
-    return Forecast(seconds, 0.0, work.memory(pairs, False, None, False), disk)
+    return Forecast(seconds, 0.0, work.memory(pairs, False, None, False), disk + work.written, work.written)
 
 
 def timed_work(
@@ -183,7 +188,8 @@ def forecast_applying(
     sizes = {layer.name: size_of(layer) for layer in layers}
     one = max((sum(sizes[name] for name in cls.layers) for cls in classes), default=0)
     memory = max(peak(), resident() + 2 * one) + PICTURE_MEMORY
-    return Forecast(seconds, 0.0, memory, round(factors + 2 * saved + SMALL_FILES))
+    written = unnamed_bytes(model)
+    return Forecast(seconds, 0.0, memory, round(factors + 2 * saved + SMALL_FILES) + written, written)
 
 
 def forecast_refinement(
@@ -230,9 +236,9 @@ def lacking(expected: Forecast, out: Path) -> list[str]:
     while not place.exists():
         place = place.parent
     free, memory = shutil.disk_usage(place).free, available()
-    if expected.disk > free:
+    if (disk := expected.disk - expected.written) > free:
         said.append(
-            f"{size(expected.disk)} of disk are expected to be needed, {size(free)} are free in {place}: free some, or "
+            f"{size(disk)} of disk are expected to be needed, {size(free)} are free in {place}: free some, or "
             "choose another output folder. What is finished is kept when the disk is full"
         )
     if memory is not None and expected.memory > memory + resident():
@@ -340,6 +346,10 @@ class _Work:
         """Parameters of the factors."""
         return self.keep * sum(layer.parameters for layer in self.layers)
 
+    @cached_property
+    def written(self) -> int:
+        return unnamed_bytes(self.model)
+
     @property
     def hulls_on_disk(self) -> float:
         return self.pace.pair_count * self.pace.points * POINT_ON_DISK
@@ -379,7 +389,7 @@ class _Work:
         copies = parameter_bytes(self.model) if calibrated or test else 0.0  # then nothing that was priced is kept
         return round(max(self.pace.peak, bounded, self.pace.resident + copies + max(trained, passing)))
 
-    def disk(self, searched: bool, carried_out: bool, refined: bool) -> int:
+    def disk(self, searched: bool, carried_out: bool, refined: bool, updated: bool = False) -> int:
         curvature = self.sums()
         calibrated = searched and self.settings.rounds > 0
         looks = self.settings.rounds if calibrated else 0
@@ -392,6 +402,8 @@ class _Work:
         if carried_out:
             whole = parameter_bytes(self.model)
             found += DOUBLE * self.kept() + whole * self.keep + (32 * self.kept() if refined else 0.0)
+            if self.settings.memory is not None:  # its parameters lie in files, without names, and those of a copy
+                found += whole * self.keep * (2 if updated else 1)
         else:
             found += self.factors()
         return round(max(found, 2 * curvature) + SMALL_FILES)

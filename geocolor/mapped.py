@@ -11,6 +11,7 @@ import mmap
 import shutil
 import sys
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from transformers.utils.hub import cached_files
 
 from geocolor.json_files import read_json
 from geocolor.quantities import size
@@ -30,6 +32,8 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 MADV_PAGEOUT = 21
 """Of Linux since 5.4: take these pages back now; those that differ from their file stay."""
 
+MAPS = Path("/proc/self/maps")
+
 NAMED = {name: dtype for dtype, name in DTYPES.items()}
 
 
@@ -38,16 +42,17 @@ def in_dtype(source: str | Path, dtype: torch.dtype, place: Path | None) -> Iter
     """A folder from which transformers reads the weights of `source` when they are used, for as long as it is loaded.
 
     Where they are of another floating dtype it is a copy in `place`, whose files live on without names as long as
-    weights are mapped from them. It is `source` itself without a `place`, for what is no folder here, and for weights
-    that are loaded in ways of their own. Raises `OSError` with a sentence where the disk is full.
+    weights are mapped from them. It is `source` itself without a `place`, and for weights that are loaded in ways of
+    their own. Raises `OSError` with a sentence where the disk is full.
     """
-    shards = [] if place is None else shards_to_convert(Path(source), dtype)
-    if place is None or not shards:
+    folder = None if place is None else folder_of(source)
+    shards = [] if folder is None else shards_to_convert(folder, dtype)
+    if folder is None or place is None or not shards:
         yield source
         return
     with tempfile.TemporaryDirectory(prefix=".weights.", dir=writable_folder(place)) as copy:
         try:
-            _convert(Path(source), shards, Path(copy), dtype)
+            _convert(folder, shards, Path(copy), dtype)
         except OSError as error:
             raise OSError(
                 f"cannot convert the weights of {source} to {str(dtype).removeprefix('torch.')} in {place}: "
@@ -55,6 +60,27 @@ def in_dtype(source: str | Path, dtype: torch.dtype, place: Path | None) -> Iter
                 "free some space, choose another output folder, or leave out --memory"
             ) from error
         yield copy
+
+
+def folder_of(source: str | Path) -> Path | None:
+    """Where the weights of a model lie: those of a hub name in transformers' cache, after a download where need be.
+
+    None where there are none, or the hub does not give them: loading the model says so.
+    """
+    if Path(source).is_dir() or ":" in str(source):
+        return Path(source) if Path(source).is_dir() else None
+
+    def found(*names: str) -> list[str]:
+        return cached_files(str(source), list(names), _raise_exceptions_for_missing_entries=False) or []
+
+    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+        for config in found("config.json"):
+            found("generation_config.json")
+            for index in found(INDEX):
+                found(*set(read_json(Path(index), "Download the model again")["weight_map"].values()))
+                return Path(config).parent
+            return Path(config).parent if found(WEIGHTS) else None
+    return None
 
 
 def shards_to_convert(folder: Path, dtype: torch.dtype) -> list[Path]:
@@ -164,6 +190,52 @@ def put_in_files(
         held = parameter.detach()
         held = held if dtype is None or not held.is_floating_point() else held.to(dtype)
         parameter.data = _in_file(held.contiguous(), folder, written) if _fits(parameter) else held
+
+
+def made_in_memory(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that lie in no file, as far as the system tells."""
+    files = _files_of(model.parameters())
+    return [] if files is None else [each for each, file in files if file is None]
+
+
+def unnamed_bytes(model: nn.Module) -> int:
+    """Bytes on disk of the files without names in which parameters lie, as far as the system tells."""
+    files = {file for _, file in _files_of(model.parameters()) or () if file is not None}
+    return sum(file.size for file in files if file.deleted)
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file that is mapped: its device and inode, the bytes of it up to the last one that is mapped."""
+
+    number: tuple[str, str]
+    size: int
+    deleted: bool
+
+
+def _files_of(parameters: Iterable[nn.Parameter]) -> list[tuple[nn.Parameter, _File | None]] | None:
+    """Every parameter with the file it lies in; None where the system does not tell."""
+    try:
+        lines = [line.split(maxsplit=5) for line in MAPS.read_text().splitlines()]
+    except OSError:
+        return None
+    found: dict[tuple[str, str], _File] = {}
+    spans: list[tuple[int, int, tuple[str, str]]] = []
+    for span, _, offset, device, inode, *name in lines:
+        if inode != "0":
+            begin, end = (int(each, 16) for each in span.split("-"))
+            number = (device, inode)
+            size = max(int(offset, 16) + end - begin, found[number].size if number in found else 0)
+            found[number] = _File(number, size, name[-1:] != [] and name[-1].endswith("(deleted)"))
+            spans.append((begin, end, number))
+    spans.sort()
+    begins = [begin for begin, _, _ in spans]
+
+    def file(parameter: nn.Parameter) -> _File | None:
+        index = bisect_right(begins, parameter.data_ptr()) - 1
+        return found[spans[index][2]] if index >= 0 and parameter.data_ptr() < spans[index][1] else None
+
+    return [(each, file(each)) for each in parameters if not each.is_meta]
 
 
 def copied(model: nn.Module, folder: Path | None, common: Iterable[Tensor] = ()) -> nn.Module:

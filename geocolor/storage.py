@@ -17,7 +17,7 @@ from geocolor.atomic import refuse_occupied, replace_directory
 from geocolor.backend import attach_plan, factored_layers, merge_to_dense, plan_of, skeleton
 from geocolor.json_files import read_json
 from geocolor.manifest import check_manifest, write_manifest
-from geocolor.mapped import copied, put_in_files
+from geocolor.mapped import copied, made_in_memory, put_in_files
 from geocolor.parameters import parameter_count
 from geocolor.plans import FORMAT_VERSION, parse_plan
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig
@@ -81,8 +81,8 @@ def load(
     """Read what `save` wrote; outputs are bit-equal to those of the model saved, and layers share what they shared.
 
     For a transformers model pass None, or the class to load. For any other module pass the dense model (a changed
-    copy is returned; its values do not matter) or a function that builds it. With a folder `files` that module's
-    parameters lie in files there, not in memory; transformers reads its own files when they are used. Raises
+    copy is returned; its values do not matter) or a function that builds it. With a folder `files` parameters lie in
+    files there, not in memory, but for those that transformers reads from its own when they are used. Raises
     `FileNotFoundError` where nothing is there, `ValueError` with a sentence that names the file or folder where it is
     damaged or of another model.
     """
@@ -97,7 +97,10 @@ def load(
 
 def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Path, files: Path | None) -> nn.Module:
     if _is_transformers_folder(path):
-        return _load_transformers(model_or_factory, path)
+        loaded = _load_transformers(model_or_factory, path)
+        if files is not None:
+            put_in_files(made_in_memory(loaded), files)
+        return loaded
     document = _read_json(path / PLAN_FILE, path)
     check_manifest(path)
     version = document.get("format_version") if isinstance(document, dict) else None

@@ -7,50 +7,64 @@ experts in one 3-D parameter. Neither calls a layer for them, so none can share 
 import copy
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
+from geocolor.mapped import copied, put_in_files
+from solvers.atomic import writable_folder
+
 #: What transformers' experts tell of themselves (`transformers.integrations.moe.use_experts_implementation`).
 _EXPERTS_INTERFACE = ("num_experts", "has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "_apply_gate")
 
 
-def unpack(model: nn.Module, inplace: bool = False) -> nn.Module:
+def unpack(model: nn.Module, inplace: bool = False, files: Path | None = None) -> nn.Module:
     """The same function with layers where matrices were packed together: attention by torch, stacked experts.
 
     A copy is changed unless `inplace`. Values, dtypes and devices (also "meta") stay; outputs agree up to rounding.
-    Opened experts run one after the other, over the tokens that chose them, as transformers' eager experts do.
+    Opened experts run one after the other, over the tokens that chose them, as transformers' eager experts do. With a
+    folder `files` the layers' parameters lie in files there, not in memory (`geocolor.mapped`).
     """
-    target = model if inplace else copy.deepcopy(model)
-    for name, module in list(target.named_modules()):
-        if is_packed(module):
-            opened = OpenAttention(module) if isinstance(module, nn.MultiheadAttention) else OpenExperts(module)
-            if not name:
-                return opened
-            target.set_submodule(name, opened)
+    files = None if files is None else writable_folder(files)
+    target = model if inplace else copied(model, files)
+    for name in [name for name, module in target.named_modules() if is_packed(module)]:
+        module = target.get_submodule(name)
+        opened = OpenAttention(module) if isinstance(module, nn.MultiheadAttention) else OpenExperts(module, files)
+        if files is not None and isinstance(opened, OpenAttention):
+            put_in_files(opened.parameters(), files)
+        if not name:
+            return opened
+        target.set_submodule(name, opened)
     return target
 
 
-def pack(model: nn.Module) -> nn.Module:
-    """Undo `unpack` in place, where all layers of a module are plain again."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, OpenAttention | OpenExperts):
-            closed = module.close()
-            if not name:
-                return closed
-            model.set_submodule(name, closed)
+def pack(model: nn.Module, files: Path | None = None) -> nn.Module:
+    """Undo `unpack` in place, where all layers of a module are plain again; with `files` as there."""
+    for name in [name for name, module in model.named_modules() if isinstance(module, OpenAttention | OpenExperts)]:
+        module = model.get_submodule(name)
+        assert isinstance(module, OpenAttention | OpenExperts)
+        closed = module.close()
+        if files is not None:
+            put_in_files(closed.parameters(), files)
+        if not name:
+            return closed
+        model.set_submodule(name, closed)
     return model
 
 
-def unpack_as_planned(model: nn.Module, layers: Iterable[str]) -> None:
-    """Open the modules of `model`, in place, if one of these planned layers lies inside of a packed one."""
+def unpack_as_planned(model: nn.Module, layers: Iterable[str], files: Path | None = None) -> None:
+    """Open the modules of `model`, in place, if one of these planned layers lies inside of a packed one.
+
+    `files` as for `unpack`.
+    """
     packed = [name for name, module in model.named_modules() if name and is_packed(module)]
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     inside = tuple(f".{spelling}." for name in packed for spelling in (name, name.removeprefix(prefix)))
     if inside and any(part in f".{layer}." for layer in layers for part in inside):
-        unpack(model, inplace=True)
+        unpack(model, inplace=True, files=files)
 
 
 def is_packed(module: nn.Module) -> bool:
@@ -165,15 +179,19 @@ class OpenExperts(nn.Module):
     down: nn.ModuleList
     shell: Any
 
-    def __init__(self, packed: nn.Module) -> None:
+    def __init__(self, packed: nn.Module, files: Path | None = None) -> None:
         super().__init__()
         self.num_experts = int(packed.num_experts)  # type: ignore[arg-type]
         matrices = {"up": _up(packed), "down": "down_proj"}
         for own, name in matrices.items():
             stacked, biases = getattr(packed, name), getattr(packed, f"{name}_bias", None)
             matrix = stacked.transpose(1, 2) if packed.is_transposed else stacked
-            linears = (_linear(matrix[i], None if biases is None else biases[i]) for i in range(len(matrix)))
-            setattr(self, own, nn.ModuleList(linears))
+            linears = nn.ModuleList()
+            for i in range(len(matrix)):
+                linears.append(_linear(matrix[i], None if biases is None else biases[i]))
+                if files is not None:
+                    put_in_files(linears[-1].parameters(), files)
+            setattr(self, own, linears)
         self.register_buffer(_up(packed), _mark(getattr(packed, _up(packed)), 1, 2, 2))
         self.shell = copy.copy(packed)
         self.shell._parameters = {

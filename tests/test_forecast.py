@@ -25,6 +25,7 @@ from geocolor.forecast import (
 )
 from geocolor.forecast_runs import LATENCY_PASSES, forecast_evaluation, forecast_race
 from geocolor.layers import Layer
+from geocolor.mapped import put_in_files, unnamed_bytes
 from geocolor.pace import positions_in
 from geocolor.pipeline import Clock, Settings, carried_out, prepare
 from geocolor.refinement import RefineSettings
@@ -183,6 +184,24 @@ def test_bounded_memory_is_foreseen_and_a_smaller_model_beside_the_dense_one(
     monkeypatch.setattr("geocolor.forecast.POINT", 10**6)  # as if there were very many classes
     assert foreseen() > free + 10**8
     assert foreseen(memory=free + 10**6) <= free + 10**6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what lies in files is told as Linux does")
+def test_weights_put_in_files_are_part_of_the_disk_that_is_expected(
+    network: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    settings = Settings(keep=0.6, memory=10**12)
+    before = forecast(network, batches, settings)
+    put_in_files(network.parameters(), tmp_path)
+    after, carried_out = (forecast(network, batches, settings, test=test) for test in (None, batches))
+    size = sum(each.nbytes for each in network.parameters())
+    assert before.written == 0
+    assert size <= after.written == unnamed_bytes(network)
+    assert after.disk == before.disk + after.written
+    unbounded = forecast(network, batches, Settings(keep=0.6), test=batches)
+    assert carried_out.disk > unbounded.disk + 2 * 0.6 * size
+    full = Forecast({}, 0.0, memory=1, disk=10**18, written=10**18 - 5)
+    assert lacking(full, tmp_path / "out") == []
 
 
 def test_of_too_many_pairs_only_near_ones_are_foreseen(

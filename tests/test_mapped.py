@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from torch import nn
 import geocolor
 from geocolor import data
 from geocolor.digests import digest_of_model
-from geocolor.mapped import converted, copied, let_go, put_in_files, shards_to_convert
+from geocolor.mapped import converted, copied, let_go, put_in_files, shards_to_convert, unnamed_bytes
+from geocolor.opening import opened
 from geocolor.storage import load, save
+from geocolor.unpacking import pack, unpack
 from geocolor.updating import update_coefficients
 from tests.compressed import llama
 
@@ -60,6 +63,9 @@ def test_weights_of_another_dtype_are_read_from_files_without_names(folder: Path
     assert list(place.iterdir()) == []
     assert digest_of_model(mapped) == digest_of_model(plain)
     assert mapped.name_or_path == plain.name_or_path == str(folder)
+    files = 4 * sum(each.numel() for each in plain.parameters())
+    assert files <= unnamed_bytes(mapped) < files + 100_000  # headers, and what is left of pages
+    assert unnamed_bytes(plain) == unnamed_bytes(data.load_model(folder, torch.bfloat16)[0]) == 0
     assert {parameter.data_ptr() % 64 for parameter in mapped.parameters()} == {0}
     ids = torch.arange(16).reshape(2, 8)
     assert torch.equal(mapped(ids).logits, plain(ids).logits)
@@ -79,8 +85,9 @@ def test_what_need_not_or_cannot_be_converted_is_left_to_transformers(folder: Pa
         data.load_model(folder, mapped=tmp_path)
 
 
-def test_ties_and_packed_experts_survive(tmp_path: Path) -> None:
-    """transformers stacks the experts of a file into one tensor, in memory."""
+@linux
+def test_ties_and_packed_experts_survive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers stacks the experts of a file into one tensor, in memory; one that holds them so is only read."""
     torch.manual_seed(0)
     config = transformers.MixtralConfig(
         hidden_size=16,
@@ -92,11 +99,25 @@ def test_ties_and_packed_experts_survive(tmp_path: Path) -> None:
         num_local_experts=3,
         tie_word_embeddings=True,
     )
-    transformers.MixtralForCausalLM(config).half().save_pretrained(tmp_path / "saved")
-    plain, _ = data.load_model(tmp_path / "saved")
-    mapped, _ = data.load_model(tmp_path / "saved", mapped=tmp_path)
-    assert mapped.lm_head.weight is mapped.model.embed_tokens.weight
-    assert digest_of_model(mapped) == digest_of_model(plain)
+    made, ids = transformers.MixtralForCausalLM(config).half(), torch.arange(16).reshape(2, 8)
+    made.save_pretrained(tmp_path / "apart")
+    made.save_pretrained(tmp_path / "stacked", save_original_format=False)
+    plain, _ = data.load_model(tmp_path / "apart")
+    monkeypatch.setattr("geocolor.data.MUCH", 1000)
+    for saved in ("apart", "stacked"):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            mapped, _ = data.load_model(tmp_path / saved, mapped=tmp_path)
+        assert ["save_original_format=False" in str(each.message) for each in said] == [True] * (saved == "apart")
+        assert mapped.lm_head.weight is mapped.model.embed_tokens.weight
+        assert in_files(mapped) == {name for name, _ in mapped.named_parameters()}
+        assert digest_of_model(mapped) == digest_of_model(plain)
+        found, line = opened(mapped, files=tmp_path)
+        assert line is not None
+        assert in_files(found) == {name for name, _ in found.named_parameters()}
+        assert torch.equal(found(ids).logits, unpack(plain)(ids).logits)
+    assert in_files(pack(found, tmp_path)) == {name for name, _ in plain.named_parameters()}
+    assert digest_of_model(found) == digest_of_model(plain)
 
 
 def test_a_full_disk_is_said_with_what_would_do(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,9 +201,10 @@ def private():
     return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 data.load_model("warm", mapped=Path("place"))
-for options in ({}, {"mapped": Path("place")}):
+for source, options in (("saved", {}), ("saved", {"mapped": Path("place")}), ("some/model", {"mapped": Path("place")})):
     before = private()
-    model, _ = data.load_model("saved", **options)
+    model, _ = data.load_model(source, **options)
+    assert model.name_or_path == source
     print("RISE", private() - before)
     del model
 """
@@ -251,7 +273,7 @@ def test_the_end_of_a_run_holds_no_second_model(tmp_path: Path) -> None:
 
 
 @linux
-def test_a_model_of_another_dtype_takes_no_memory_of_its_own(tmp_path: Path) -> None:
+def test_a_model_of_another_dtype_takes_no_memory_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """17 million parameters in bfloat16 are 67 MB in float32."""
     for name, width in (("warm", 16), ("saved", 1024)):
         config = transformers.LlamaConfig(
@@ -269,6 +291,14 @@ def test_a_model_of_another_dtype_takes_no_memory_of_its_own(tmp_path: Path) -> 
             for parameter in model.parameters():
                 parameter.fill_(0.5)
         model.save_pretrained(tmp_path / name)
-    plain, mapped = rises(SCRIPT, tmp_path)
+    cached = tmp_path / "hub" / "models--some--model"
+    for where in ("refs", "snapshots"):
+        (cached / where).mkdir(parents=True)
+    (cached / "refs" / "main").write_text("0" * 40)
+    (cached / "snapshots" / ("0" * 40)).symlink_to(tmp_path / "saved")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    plain, mapped, from_hub = rises(SCRIPT, tmp_path)
     assert plain > 60_000_000
     assert mapped < 12_000_000
+    assert from_hub < 12_000_000
