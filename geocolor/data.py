@@ -24,10 +24,10 @@ from solvers.atomic import writable_folder
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase, which transformers does not type
 T = TypeVar("T")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+
 #: Bytes of weights that may be in memory for a moment without a word.
 MUCH = 100_000_000
-
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 
 
 def load_model(

@@ -1,5 +1,6 @@
 """Statistics that do not fit in memory are gathered a window at a time and read from disk: the same, in less memory."""
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 import geocolor
 from geocolor.curvature import Curvature, load_curvature
@@ -20,6 +22,7 @@ from geocolor.losses import Classification
 from geocolor.memory import peak
 from geocolor.metrics import MetricsWithin, size_of
 from geocolor.quantities import parse_size
+from geocolor.storage import load
 from geocolor.tensor_files import TensorFile, read_tensors, write_tensors
 from geocolor_cli.run import run
 from tests.conftest import Network
@@ -270,3 +273,34 @@ def test_plan_and_compress_take_a_memory(tmp_path: Path, monkeypatch: pytest.Mon
         "within",
         "without",
     ]
+
+
+def test_a_transformers_model_within_a_memory_is_the_one_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16 on disk, so that weights are converted, and changed where the dense model's are mapped."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=24, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=32
+    )
+    LlamaForCausalLM(config).bfloat16().save_pretrained(tmp_path / "dense")
+    (tmp_path / "wide_program.py").write_text(
+        "import torch\ndef data():\n    return list(torch.randint(32, (6, 8, 12)).unbind())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "wide_program", raising=False)
+    bound = ["--memory", f"{(peak() + 500_000_000) // 10**6}MB"]
+    program = ["compress", "./dense", "--data", "wide_program:data", "--keep", "0.5", "--rounds", "0"]
+    for name, options in (("within", bound), ("without", [])):
+        torch.manual_seed(0)
+        run([*program, "--solver", "greedy", *options, "-o", name])
+    assert same_results(tmp_path / "within", tmp_path / "without")
+    assert torch.equal(*(load(None, tmp_path / name)(torch.arange(8)[None]).logits for name in ("within", "without")))
+
+
+def same_results(one: Path, other: Path) -> bool:
+    """The same weights, bit for bit, and the same figures of them."""
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (one, other)]
+    figures = [(each["loss"], each["loss_dense"], each["divergence"], each["damage_predicted"]) for each in reports]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (one, other)]
+    return figures[0] == figures[1] and weights[0] == weights[1]
