@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
@@ -29,7 +29,7 @@ from geocolor.divergence import dense_outputs, divergence_of, few, known_outputs
 from geocolor.graph import price
 from geocolor.journal import Journal
 from geocolor.layers import weight_of
-from geocolor.losses import Batch, Loss, default_loss, device_of, move
+from geocolor.losses import Batch, Loss, device_of, loss_for, move
 from geocolor.modes import differentiable, evaluating
 from geocolor.moved_inputs import MOMENTS, moved_inputs, moved_on_disk
 from geocolor.progress import track
@@ -54,7 +54,7 @@ MOST = 1e4
 def calibrate(
     model: nn.Module,
     curvature: Curvature,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     loss: Loss | None = None,
     *,
     keep: float = 0.8,
@@ -72,7 +72,10 @@ def calibrate(
     loss are used, whichever comes first; a round costs a pass forward and back over them. Calibration data only: never
     show it the test data.
     """
-    loss = default_loss(model, batches[0]) if loss is None else loss
+    batches = batches if isinstance(batches, Sequence) else list(batches)
+    if not batches:
+        raise ValueError("there are no calibration batches; pass at least one")
+    loss = loss_for(model, batches[0], loss)
     chosen = few(batches, loss, model)
     known: dict[str, Any] = {"keep": keep, "journal": journal}
     seen = _looked(model, curvature, chosen, loss, rounds, progress=progress, **known)

@@ -12,7 +12,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from geocolor.losses import Batch, Classification, Embedding, Loss, NextToken, default_loss, device_of, move
+from geocolor.losses import Batch, Classification, Embedding, Loss, NextToken, device_of, loss_for, move
 from geocolor.modes import evaluating
 from geocolor.parameters import parameter_bytes, parameter_count
 from geocolor.progress import track
@@ -72,7 +72,7 @@ def evaluate(
     Raises ValueError when there is no batch or nothing in the batches counts.
     """
     first, rest, total = _first_of(batches)
-    loss = default_loss(model, first) if loss is None else loss
+    loss = loss_for(model, first, loss)
     if loss.compares and reference is None:
         raise ValueError(f"the {loss.name} loss compares two models: pass the dense model as reference=")
     tally = _Tally(loss)
@@ -96,7 +96,7 @@ def evaluate_pair(
 ) -> Comparison:
     """Both models evaluated, and how far they are apart, with one pass of each over `batches`; see `evaluate`."""
     first, rest, total = _first_of(batches)
-    loss = default_loss(dense, first) if loss is None else loss
+    loss = loss_for(dense, first, loss)
     tallies, distance = (_Tally(loss), _Tally(loss)), 0.0
     with evaluating(dense, compressed):
         for batch in track(rest, "evaluating dense and compressed", total=total, wanted=progress):
@@ -114,7 +114,7 @@ def evaluate_pair(
 
 def latency(model: nn.Module, batch: Batch, repeats: int = 10, loss: Loss | None = None) -> float:
     """Median seconds of a forward pass over `batch`, after two passes to warm up."""
-    loss = default_loss(model, batch) if loss is None else loss
+    loss = loss_for(model, batch, loss)
     device = device_of(model)
     batch = move(batch, device)
     seconds = []

@@ -24,7 +24,7 @@ from geocolor.divergence import KEPT_OUTPUTS, MOST_SAMPLES, MOST_UNITS, spread
 from geocolor.graph import precision
 from geocolor.habits import neighbours
 from geocolor.layers import Layer, find_layers
-from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
+from geocolor.losses import Batch, Loss, device_of, loss_for, move, samples_in
 from geocolor.mapped import unnamed_bytes
 from geocolor.memory import available, peak, resident
 from geocolor.metrics import size_of
@@ -160,7 +160,7 @@ def timed_work(
     """The work of a run at this machine's pace."""
     if settings.preset == GEO_SHARING:
         raise ValueError(f"what --preset {GEO_SHARING} takes cannot be foreseen: its axes are found by iteration")
-    loss = default_loss(model, calibration[0]) if loss is None else loss
+    loss = loss_for(model, calibration[0], loss)
     layers = find_layers(model, settings.include, settings.exclude)
     pace = pace_of(model, layers, typical(calibration), settings, loss, settings.powers, timer)
     return _Work(model, [layer for layer in layers if layer.name in pace.layers], calibration, settings, pace)
@@ -203,7 +203,7 @@ def forecast_refinement(
     timer: Callable[[], float] = time.perf_counter,
 ) -> Forecast:
     """Of `refine` with these arguments, and of comparing the result with the dense model on `test` data."""
-    loss = default_loss(dense, calibration[0]) if loss is None else loss
+    loss = loss_for(dense, calibration[0], loss)
     batch = move(typical(calibration), device_of(dense))
     trained = list(trainable(model, norms=settings.norms).values())
     with evaluating(dense):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from geocolor.forecast import PICTURE_MEMORY, SMALL_FILES, Forecast, timed_work, typical
-from geocolor.losses import Batch, Loss, default_loss, device_of, move
+from geocolor.losses import Batch, Loss, device_of, loss_for, move
 from geocolor.memory import forget_peak, peak, resident
 from geocolor.modes import evaluating
 from geocolor.pace import Timer, positions_in
@@ -29,7 +29,7 @@ def forecast_evaluation(
     timer: Timer = time.perf_counter,
 ) -> Forecast:
     """Of `evaluate`, or with the dense model as `reference` of `evaluate_pair`. Costs two passes over one batch."""
-    loss = default_loss(model if reference is None else reference, test[0]) if loss is None else loss
+    loss = loss_for(model if reference is None else reference, test[0], loss)
     batch = typical(test)
     models = [each for each in (reference, model) if each is not None]
     seconds = 0.0

@@ -32,7 +32,7 @@ from geocolor.curvature.lanczos import LanczosCurvature, Which, measure_axes
 from geocolor.graph import medoid_rank
 from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
-from geocolor.losses import Batch, Loss, default_loss, device_of, head, move
+from geocolor.losses import Batch, Loss, device_of, head, loss_for, move
 from geocolor.modes import evaluating
 from geocolor.planning import completed, plain
 from geocolor.plans import Plan, PlannedClass, fingerprint, shapes_of
@@ -79,7 +79,7 @@ def geo_sharing(
     `journal` holds is not done again.
     """
     journal = journal or Journal()
-    loss = default_loss(model, calibration[0]) if loss is None else loss
+    loss = loss_for(model, calibration[0], loss)
     one = move(head(calibration[0], 1), device_of(model))
     with evaluating(model):
         counted = loss.units(loss.forward(model, one), one)

@@ -239,6 +239,18 @@ class Custom(Loss):
         return (outputs - reference).clamp(min=0) * samples_in(batch), samples_in(batch)
 
 
+def loss_for(model: nn.Module, batch: Batch, loss: Loss | None) -> Loss:
+    """`loss`, or where it is None the one that fits the model and the batch. Raises TypeError for what is no `Loss`."""
+    if loss is None:
+        return default_loss(model, batch)
+    if not isinstance(loss, Loss):
+        raise TypeError(
+            f"loss is {loss!r:.60}, no loss of geocolor.losses: pass an object like SquaredError(), or, for a function "
+            "(model, batch) -> mean loss, Custom(function)"
+        )
+    return loss
+
+
 def default_loss(model: nn.Module, batch: Batch) -> Loss:
     """The loss that fits the model and the batch. Raises ValueError, naming `loss=`, when none obviously does."""
     if isinstance(model, PreTrainedModel):

@@ -28,7 +28,7 @@ from geocolor.geo_sharing import AXES, BETA, geo_sharing
 from geocolor.graph import KINDS, CostGraph, price
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
-from geocolor.losses import Loss, default_loss
+from geocolor.losses import Loss, loss_for
 from geocolor.mapped import converted
 from geocolor.memory import give_back, resident
 from geocolor.planning import budgeted, plan
@@ -208,7 +208,7 @@ def searched(
     them, and the best of all is taken.
     """
     journal = journal or Journal()
-    loss = default_loss(model, calibration[0]) if loss is None else loss
+    loss = loss_for(model, calibration[0], loss)
     found = _planned(graph, settings, clock, progress, journal)
     if not settings.rounds:
         return Prepared(graph.curvature, graph.under(found[0].aggregate), found[0])

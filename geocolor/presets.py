@@ -17,7 +17,7 @@ from geocolor.budget import Group
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph, price
 from geocolor.habits import neighbours, private, readers_of_norms
-from geocolor.losses import Batch, Loss, default_loss
+from geocolor.losses import Batch, Loss, loss_for
 from geocolor.planning import fixed_plan
 from geocolor.plans import Plan
 from geocolor.ranks import by_effective_rank, rounded, shifted_to_last, uniform
@@ -57,7 +57,7 @@ class Preset:
         """Classes as indices of `curvature.layers`."""
         if self.size == 1:
             return private(curvature.layers)
-        loss = default_loss(model, batch) if loss is None else loss
+        loss = loss_for(model, batch, loss)
         reading = readers_of_norms(model, curvature.layers, batch, loss)
         return neighbours(curvature.layers, self.size, reading or None)
 

@@ -12,7 +12,7 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from geocolor.backend import factored_layers
 from geocolor.divergence import divergence_of
 from geocolor.factored_layers import FactoredLayer
-from geocolor.losses import Batch, Loss, default_loss, device_of, move
+from geocolor.losses import Batch, Loss, device_of, loss_for, move
 from geocolor.modes import evaluating
 from geocolor.progress import bar
 from geocolor.schema import Count, Frozen, Text, validated
@@ -114,7 +114,7 @@ class _State:
 def refine(
     model: nn.Module,
     dense: nn.Module,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     settings: RefineSettings | None = None,
     *,
     loss: Loss | None = None,
@@ -134,9 +134,10 @@ def refine(
     Raises `ValueError` for a model without factored layers, for too few batches, or for a checkpoint of another run.
     """
     settings = settings or RefineSettings()
+    batches = batches if isinstance(batches, Sequence) else list(batches)
     if not batches:
         raise ValueError("refine needs batches to train on; pass the calibration data")
-    loss = default_loss(dense, batches[0]) if loss is None else loss
+    loss = loss_for(dense, batches[0], loss)
     started = time.perf_counter()
     target = model if inplace else copy.deepcopy(model)
     trained = trainable(target, norms=settings.norms)

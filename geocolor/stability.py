@@ -18,7 +18,7 @@ from geocolor.carry_out import factorize_plan
 from geocolor.curvature import Curvature, Sums, accumulate, finish
 from geocolor.graph import KINDS, price
 from geocolor.layers import Layer, weight_of
-from geocolor.losses import Batch, Loss, default_loss
+from geocolor.losses import Batch, Loss, loss_for
 from geocolor.planning import plan
 from geocolor.plans import Plan
 
@@ -74,7 +74,7 @@ def parts(
     """Sums of `count` parts of the data, or as many as there are batches; together they are those of the whole."""
     if count < 2 or len(batches) < 2:
         raise ValueError(f"a bootstrap needs 2 parts or more, here are {min(count, len(batches))}: pass more batches")
-    loss = default_loss(model, batches[0]) if loss is None else loss
+    loss = loss_for(model, batches[0], loss)
     edges = np.linspace(0, len(batches), min(count, len(batches)) + 1).round().astype(int).tolist()
     return [
         accumulate(model, batches[first:last], loss, layers, draws=draws, seed=seed, first=first)

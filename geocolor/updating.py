@@ -23,7 +23,7 @@ from geocolor.curvature.observation import InputGroups, watched
 from geocolor.divergence import divergence_of, few
 from geocolor.journal import Journal
 from geocolor.layers import Layer, weight_of
-from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions
+from geocolor.losses import Batch, Loss, device_of, loss_for, move, positions
 from geocolor.mapped import copied, put_in_files
 from geocolor.modes import evaluating
 from geocolor.progress import track
@@ -52,7 +52,7 @@ def update_coefficients(
     layers = {layer.name: layer for layer in curvature.layers if layer.name in factored}
     if not layers:
         return smaller
-    loss = default_loss(dense, batches[0]) if loss is None else loss
+    loss = loss_for(dense, batches[0], loss)
     ran = inputs_read(smaller, batches[0], loss, list(layers.values()))
 
     def fitted(first: str) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def updated_where_nearer(
     At small sizes inputs have moved far and it gains much; near the dense model it may lose. At most 512 samples or
     16,384 units of the loss are used. The plan that the model remembers is scaled to the damage measured.
     """
-    loss = default_loss(dense, calibration[0]) if loss is None else loss
+    loss = loss_for(dense, calibration[0], loss)
     batches = few(calibration, loss, dense)
     journal = journal or Journal()
     other = copied(smaller, files)

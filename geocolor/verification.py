@@ -14,7 +14,7 @@ from geocolor.carry_out import apply, factors_key
 from geocolor.divergence import divergence_of
 from geocolor.graph import CostGraph
 from geocolor.journal import Journal
-from geocolor.losses import Batch, Loss, default_loss
+from geocolor.losses import Batch, Loss, loss_for
 from geocolor.planning import plan
 from geocolor.plans import Plan
 
@@ -59,7 +59,7 @@ def verified(
     `batches` are calibration data, all of it used. What the `journal` holds is not measured again.
     """
     journal = journal or Journal()
-    loss = default_loss(model, batches[0]) if loss is None else loss
+    loss = loss_for(model, batches[0], loss)
     candidates = list(plans)
     for each in plans:
         if (each.keep or each.max_flops) is not None and any(len(cls.layers) > 1 for cls in each.classes):

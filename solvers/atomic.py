@@ -15,6 +15,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     leave one, its name begins with a dot). Raises ``OSError`` with a sentence where the folder cannot be written.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file: choose another name")
     folder = writable_folder(path.parent)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
     os.close(handle)

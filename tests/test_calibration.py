@@ -102,6 +102,16 @@ def test_the_model_is_left_as_it_was(network: nn.Module, curvature: Curvature, b
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_batches_may_come_once_only(network: nn.Module, curvature: Curvature, batches: Batches) -> None:
+    once, twice = (
+        calibrate(network, curvature, iter(batches), rounds=1),
+        calibrate(network, curvature, batches, rounds=1),
+    )
+    assert all(torch.equal(once.G[layer.name], twice.G[layer.name]) for layer in curvature.layers)
+    with pytest.raises(ValueError, match="there are no calibration batches"):
+        calibrate(network, curvature, [])
+
+
 def test_stand_ins_of_a_plan_are_what_it_installs(network: nn.Module, curvature: Curvature, batches: Batches) -> None:
     graph = geocolor.price(network, curvature)
     plan = geocolor.plan(graph, 0.5, solver="greedy")

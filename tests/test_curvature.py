@@ -294,6 +294,17 @@ def test_measuring_inside_no_grad_works():
         assert_same(quiet(model, batches), quiet(model, batches))
 
 
+def test_what_gradients_do_not_pass_is_refused_and_inputs_made_without_them_are_taken():
+    model, batches = classifier()
+    with torch.inference_mode():
+        frozen, without_versions = classifier()
+        with pytest.raises(ValueError, match=r"measure it outside"):
+            measure(model, batches)
+    with pytest.raises(ValueError, match=r"made under torch\.inference_mode"):
+        measure(frozen, batches)
+    assert_same(quiet(model, without_versions), quiet(model, batches))
+
+
 def test_few_samples_are_counted_and_warned_of():
     model, x, y = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), torch.randn(64, 3), torch.randint(0, 3, (64,))
     with pytest.warns(UserWarning, match=r"calibrated on 63 sequences or samples, 64 or more are wanted.*Pass more"):

@@ -17,6 +17,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from geocolor.curvature import measure
+from geocolor.evaluation import evaluate
 from geocolor.losses import (
     Classification,
     Custom,
@@ -166,6 +168,28 @@ def test_without_an_obvious_loss_the_message_names_the_argument():
             default_loss(model, {"input_ids": TOKENS})
     with pytest.raises(ValueError, match=r"no default loss for a Linear.*loss="):
         default_loss(nn.Linear(2, 1), (torch.randn(4, 2), torch.randn(4)))
+
+
+@pytest.mark.parametrize("loss", [nn.functional.cross_entropy, nn.CrossEntropyLoss(), Classification, "mse"])
+def test_what_is_no_loss_is_refused_wherever_it_is_given(loss):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 3))
+    batches = [(torch.randn(4, 2), torch.tensor([0, 1, 2, 0]))]
+    for step in (measure, evaluate):
+        with pytest.raises(TypeError, match=r"no loss of geocolor\.losses: pass an object.*Custom\(function\)"):
+            step(model, batches, loss)
+
+
+def test_a_batch_that_does_not_fit_is_told_by_its_shapes():
+    wrong = {"x": torch.randn(4, 5), "labels": torch.tensor([0, 1, 2, 0])}
+    with pytest.raises(ValueError, match=r"does not run on a batch of \{x: shape \(4, 5\) and float32\} \(TypeError: "):
+        Classification().forward(nn.Linear(2, 3), wrong)
+
+
+def test_a_label_that_is_no_class_of_the_model_is_named():
+    labels = torch.tensor([0, -100, 3, 1])
+    with pytest.raises(ValueError, match=r"holds the label 3, and the model tells 3 classes apart, 0 to 2"):
+        Classification().value(nn.Linear(2, 3), (torch.randn(4, 2), labels))
+    assert Classification().value(nn.Linear(2, 4), (torch.randn(4, 2), labels))[1] == 3
 
 
 def test_a_model_that_returns_no_tensor_is_refused():

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 import geocolor
 from geocolor.backend import factored_layers
@@ -48,6 +49,11 @@ def test_it_comes_nearer_the_dense_model_and_moves_only_factors(
     assert parameter_count(found.model) == parameter_count(smaller)
     assert [p.requires_grad for p in found.model.parameters()] == [p.requires_grad for p in smaller.parameters()]
     assert all(p.grad is None for p in found.model.parameters())
+
+
+def test_a_loader_of_torch_gives_batches_too(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:
+    found = refine(smaller, network, DataLoader(batches, batch_size=None), RefineSettings(steps=2, holdout=0))
+    assert found.trace == refine(smaller, network, batches, RefineSettings(steps=2, holdout=0)).trace
 
 
 def test_sharing_stays(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:

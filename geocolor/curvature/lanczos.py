@@ -41,7 +41,7 @@ from geocolor.curvature.curvature import layers_from
 from geocolor.curvature.exact import Kind
 from geocolor.journal import Journal
 from geocolor.layers import Layer, as_matrix, as_stored, find_layers
-from geocolor.losses import Batch, Loss, default_loss, device_of, move, samples_in
+from geocolor.losses import Batch, Loss, device_of, loss_for, move, samples_in
 from geocolor.modes import evaluating
 from geocolor.progress import track
 from geocolor.schema import Count, Frozen, NamedShape, Text, validated
@@ -230,7 +230,7 @@ def measure_axes(
         raise ValueError("there are no calibration batches; pass at least one")
     for layer in chosen:
         _check_size(layer, axes)
-    loss = default_loss(model, batches[0]) if loss is None else loss
+    loss = loss_for(model, batches[0], loss)
     if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.parameters()):
         model = copy.deepcopy(model).float()
     journal, found, units = journal or Journal(), dict[str, Axes](), 0

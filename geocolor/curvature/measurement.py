@@ -24,7 +24,7 @@ from geocolor.curvature.sketch import Sketch, Sketched, nystrom
 from geocolor.curvature.sums import Sums, load_sums
 from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer, find_layers
-from geocolor.losses import Batch, Loss, default_loss, device_of, move, positions, samples_in
+from geocolor.losses import Batch, Loss, device_of, loss_for, move, positions, samples_in
 from geocolor.memory import give_back
 from geocolor.modes import differentiable
 from geocolor.progress import bar
@@ -121,7 +121,7 @@ def accumulate(
         )
     total = len(batches) if isinstance(batches, Sized) else None
     head, batches = _peek(batches)
-    loss = default_loss(model, head) if loss is None else loss
+    loss = loss_for(model, head, loss)
     rank, world = processes.rank(), processes.world()
     part = (journal or Journal()).part(f"{record}-{rank}-of-{world}.safetensors")
     sums = Sums(how.name, loss.name, how.unit(loss), tuple(layers), seed=seed)

@@ -32,6 +32,11 @@ def watched(model: nn.Module, layers: Sequence[Layer], on_call: OnCall, *, gradi
     collected in the list given, which the caller empties after each batch. Modes, `requires_grad` and hooks are put
     back as they were, also after an exception.
     """
+    if torch.is_inference_mode_enabled() or any(parameter.is_inference() for parameter in model.parameters()):
+        raise ValueError(
+            "gradients do not pass what is made under torch.inference_mode(): build the model and measure it outside "
+            "(torch.no_grad() does no harm)"
+        )
     leaves: list[Tensor] = []
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     handles: list[RemovableHandle] = []
@@ -123,10 +128,11 @@ class InputGroups:
         Convolutions of unlike windows read unlike patches of one tensor.
         """
         known = self._alive.get((id(x), layer.in_side))
-        if known is not None and known[0]() is x and known[1] == x._version:
+        version = 0 if x.is_inference() else x._version
+        if known is not None and known[0]() is x and known[1] == version:
             return known[2], known[3]
         self._count += 1
-        self._alive[id(x), layer.in_side] = (TensorWeakRef(x), x._version, self._count, layer.name)
+        self._alive[id(x), layer.in_side] = (TensorWeakRef(x), version, self._count, layer.name)
         return self._count, layer.name
 
     def _check(self, name: str, group: str, partly: bool) -> None:

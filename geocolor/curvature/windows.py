@@ -24,7 +24,7 @@ from geocolor.curvature.shrinkage import SHRINKAGE
 from geocolor.curvature.sketch import Sketch, Sketchable, rank_of
 from geocolor.journal import MEASURED, Journal
 from geocolor.layers import Layer
-from geocolor.losses import Batch, Loss, default_loss, device_of, move
+from geocolor.losses import Batch, Loss, device_of, loss_for, move
 from geocolor.memory import forget_peak, give_back, hold_no_free, peak
 from geocolor.quantities import size
 
@@ -61,7 +61,7 @@ def measure_within(
     runs. A layer whose own statistics do not fit has them sketched (`geocolor.curvature.sketch`); pricing multiplies
     with the sketch, and makes only that of the narrower side dense. Raises ValueError where not even the sketches fit.
     """
-    loss = default_loss(model, batches[0]) if loss is None else loss
+    loss = loss_for(model, batches[0], loss)
     folder = temporary_folder() if journal is None or journal.folder is None else journal.folder
     whole = folder / _name("curvature", layers, damping, shrinkage)
     hold_no_free()
