@@ -26,6 +26,8 @@ from tyro.conf import Positional
 from benchmarks.subjects import SUBJECTS, Name, Subject
 from geocolor import commands, demo
 from geocolor.backend import plan_of
+from geocolor.clock import Clock
+from geocolor.compression import delivered, write_model
 from geocolor.digests import digest_of
 from geocolor.embedded import MODEL
 from geocolor.evaluation import evaluate, evaluate_pair
@@ -33,8 +35,9 @@ from geocolor.forecast import Forecast, forecast
 from geocolor.forecast_runs import forecast_evaluation, forecast_race
 from geocolor.journal import journal_folder, kept
 from geocolor.losses import Batch
-from geocolor.pipeline import Clock, Settings, carried_out, delivered, prepare, priced, write_model
+from geocolor.pipeline import Pipeline
 from geocolor.report import write_report
+from geocolor.settings import Settings
 from geocolor.sweep import sweep
 from geocolor.sweep_grid import compress_cell, forecast_sweep, grid
 
@@ -126,8 +129,9 @@ def compress_run(options: Options, subject: Subject, settings: Settings) -> Run:
     def doing(place: Path) -> Mapping[str, float]:
         out, clock = place / "out", Clock(timer=time.process_time)
         with kept(out, {"data": digest_of(calibration)}, asdict(settings), say=print) as journal:
-            prepared = prepare(subject.model, calibration, settings, loss=subject.loss, clock=clock, journal=journal)
-            smaller = carried_out(prepared, subject.model, calibration, loss=subject.loss, clock=clock, journal=journal)
+            run = Pipeline(subject.model, calibration, settings, subject.loss, clock, journal=journal)
+            prepared = run.prepared()
+            smaller = run.carried_out(prepared)
             plan = plan_of(smaller) or prepared.plan
             with clock("save"):
                 write_model(smaller, out, plan)
@@ -146,7 +150,7 @@ def compare_run(options: Options, subject: Subject, settings: Settings) -> Run:
 
     def doing(_: Path) -> Mapping[str, float]:
         clock = Clock(timer=time.process_time)
-        graph = priced(subject.model, calibration, settings, loss=subject.loss, clock=clock)[1]
+        graph = Pipeline(subject.model, calibration, settings, subject.loss, clock).priced()[1]
         size = len(graph.layers)
         with clock("pairs"):
             graph.price_pairs()

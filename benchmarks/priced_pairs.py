@@ -32,11 +32,12 @@ def price_pairs() -> tuple[NDArray[np.float64], tuple[str, ...]]:
     from geocolor.data import load_model
     from geocolor.demo import CALIBRATION_SEQUENCES, sequences
     from geocolor.embedded import MODEL
-    from geocolor.pipeline import Clock, Settings, priced
+    from geocolor.pipeline import Pipeline
+    from geocolor.settings import Settings
 
     model, _ = load_model(str(MODEL))
     settings = Settings(keep=KEEP, aggregate=1.0, rounds=1)
-    _, graph = priced(model, sequences("calibration", CALIBRATION_SEQUENCES), settings, clock=Clock())
+    _, graph = Pipeline(model, sequences("calibration", CALIBRATION_SEQUENCES), settings).priced()
     size = len(graph.layers)
     price = allocate(graph, [(i,) for i in range(size)], int(KEEP * graph.parameters_dense)).price
     problem = graph.pairwise_problem(price)

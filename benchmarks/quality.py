@@ -24,25 +24,16 @@ from torch import nn
 
 from benchmarks.subjects import SUBJECTS, Name, Subject, check_data
 from geocolor.atomic import write_atomically
+from geocolor.clock import Clock
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph
 from geocolor.losses import Classification
 from geocolor.modes import evaluating
 from geocolor.parameters import parameter_count
-from geocolor.pipeline import (
-    Clock,
-    Prepared,
-    Settings,
-    carried_out,
-    measured,
-    nearest_refined,
-    prepare,
-    priced,
-    searched,
-    without_looks,
-)
+from geocolor.pipeline import Pipeline, Prepared
+from geocolor.plans import Plan
 from geocolor.presets import GEO_SHARING, PRESETS
-from geocolor.refinement import RefineSettings, refine
+from geocolor.settings import Settings
 
 Stage = Literal["one shot", "refined"]
 Row = dict[str, Any]
@@ -102,6 +93,12 @@ class Losses:
         return mean, math.sqrt(squares * batches / max(batches - 1, 1)) / units
 
 
+def told(plan: Plan) -> Row:
+    """What rows say of a plan that was searched."""
+    shared = [list(cls.layers) for cls in plan.classes if len(cls.layers) > 1]
+    return {"predicted": plan.predicted_damage, "aggregate": plan.aggregate, "shared": shared}
+
+
 @dataclass
 class Bench:
     """A model with what methods share: curvatures by estimate and damping, the graph of one size."""
@@ -130,42 +127,41 @@ class Bench:
             seed=self.arguments.seed,
         )
 
-    def measured(self, settings: Settings) -> tuple[Curvature, float]:
+    def run(self, method: str, keep: float) -> Pipeline:
+        """As `geocolor compress` would run a method."""
+        subject, clock = self.subject, Clock(timer=time.process_time)
+        settings = self.settings(method, keep)
+        return Pipeline(self.model, subject.calibration, settings, subject.loss, clock, progress=True)
+
+    def measured(self, run: Pipeline) -> tuple[Curvature, float]:
         """The curvature a method asks for, and the seconds it took."""
-        preset = PRESETS.get(settings.preset)
+        preset = PRESETS.get(run.settings.preset)
         key = ("kronecker", -1.0) if preset is None else (preset.estimate, preset.damping)
         if key not in self.curvatures:
-            clock = Clock(timer=time.process_time)
-            found = measured(
-                self.model, self.subject.calibration, settings, loss=self.subject.loss, clock=clock, progress=True
-            )
-            self.curvatures[key] = (found, clock.seconds["measure"])
+            alone = replace(run, clock=Clock(timer=time.process_time))
+            self.curvatures[key] = (alone.measured(), alone.clock.seconds["measure"])
         return self.curvatures[key]
 
-    def prepared(self, method: str, keep: float) -> tuple[Prepared, Clock]:
+    def prepared(self, run: Pipeline) -> Prepared:
         """The plan, as `geocolor compress` would make it; steps that methods share count for each of them."""
-        settings, clock = self.settings(method, keep), Clock(timer=time.process_time)
-        calibration, loss = self.subject.calibration, self.subject.loss
-        if method == GEO_SHARING:
-            return prepare(self.model, calibration, settings, loss=loss, clock=clock, progress=True), clock
-        curvature, seconds = self.measured(settings)
-        clock.seconds["measure"] = seconds
-        if method in PRESETS:
-            return prepare(self.model, calibration, settings, curvature=curvature, loss=loss, clock=clock), clock
+        keep, preset = run.settings.keep, run.settings.preset
+        assert keep is not None
+        if preset == GEO_SHARING:
+            return run.prepared()
+        curvature, run.clock.seconds["measure"] = self.measured(run)
+        if preset in PRESETS:
+            return run.prepared(curvature)
         if self.graph is None or self.graph[0] != keep:
-            shared = Clock(timer=time.process_time)
-            _, graph = priced(
-                self.model, calibration, settings, curvature=curvature, loss=loss, clock=shared, progress=True
-            )
-            self.graph = (keep, graph, shared.seconds)
-        clock.seconds |= self.graph[2]
-        return searched(self.model, self.graph[1], calibration, settings, loss=loss, clock=clock), clock
+            shared = replace(run, clock=Clock(timer=time.process_time))
+            self.graph = (keep, shared.priced(curvature)[1], shared.clock.seconds)
+        run.clock.seconds.update(self.graph[2])
+        return run.searched(self.graph[1])
 
     def rows(self, method: str, keep: float, stages: Sequence[Stage]) -> Iterator[Row]:
         """One method at one size, measured on the live model."""
-        subject = self.subject
-        prepared, clock = self.prepared(method, keep)
-        smaller = carried_out(prepared, self.model, subject.calibration, loss=subject.loss, clock=clock)
+        subject, run = self.subject, self.run(method, keep)
+        prepared = self.prepared(run)
+        smaller = run.carried_out(prepared)
         dense = prepared.plan.parameters_dense
         kept = (parameter_count(smaller) - (self.dense_parameters - dense)) / dense
         if kept > keep:
@@ -175,37 +171,25 @@ class Bench:
             "keep": keep,
             "method": method,
             "kept": round(kept, 6),
-            "seconds": {step: round(value, 2) for step, value in clock.seconds.items()},
+            "seconds": {step: round(value, 2) for step, value in run.clock.seconds.items()},
         }
-        if method in (OURS, PRIVATE):
-            plan = prepared.plan
-            row |= {"predicted": plan.predicted_damage, "aggregate": plan.aggregate}
-            row["shared"] = [list(cls.layers) for cls in plan.classes if len(cls.layers) > 1]
+        searched = method in (OURS, PRIVATE)
         if "one shot" in stages:
-            yield row | {"stage": "one shot"} | self.figures(smaller)
+            said = told(prepared.plan) if searched else {}
+            yield row | said | {"stage": "one shot"} | self.figures(smaller)
         if "refined" in stages:
-            settings = replace(subject.refinement, seed=self.arguments.seed)
-            data = subject.training or subject.calibration
-            if method in (OURS, PRIVATE):
-                chosen = self.refinable(prepared, self.settings(method, keep), settings, data, clock)
+            refinement = replace(subject.refinement, seed=self.arguments.seed)
+            trained = replace(run, calibration=subject.training or subject.calibration)
+            if searched:  # as `geocolor compress --refine` does
+                others = run.without_looks(self.measured(run)[0])
+                chosen = trained.nearest_refined([prepared, *others], refinement)
+                row |= told(chosen.plan)
                 if chosen is not prepared:
-                    smaller = carried_out(chosen, self.model, subject.calibration, loss=subject.loss, clock=clock)
-                    row |= {"predicted": chosen.plan.predicted_damage, "aggregate": chosen.plan.aggregate}
-                    row["shared"] = [list(cls.layers) for cls in chosen.plan.classes if len(cls.layers) > 1]
-            with clock("refine"):
-                found = refine(smaller, self.model, data, settings, loss=subject.loss, inplace=True, progress=True)
-            row["seconds"] = row["seconds"] | {"refine": round(clock.seconds["refine"], 2)}
+                    smaller = run.carried_out(chosen)
+            with run.clock("refine"):
+                found = trained.refined(smaller, refinement)
+            row["seconds"] = row["seconds"] | {"refine": round(run.clock.seconds["refine"], 2)}
             yield row | {"stage": "refined", "best_step": found.best_step} | self.figures(found.model)
-
-    def refinable(
-        self, prepared: Prepared, settings: Settings, refinement: RefineSettings, data: Sequence[Any], clock: Clock
-    ) -> Prepared:
-        """The plan that `geocolor compress --refine` would take."""
-        curvature, _ = self.measured(settings)
-        others = without_looks(self.model, curvature, settings, clock=clock)
-        return nearest_refined(
-            self.model, [prepared, *others], data, refinement, loss=self.subject.loss, clock=clock, progress=True
-        )
 
     def losses(self, model: nn.Module) -> Losses:
         """What the test data says of a model, batch by batch."""

@@ -26,12 +26,12 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from geocolor.atomic import write_atomically
+from geocolor.clock import Clock
 from geocolor.curvature import Curvature, load_curvature
 from geocolor.curvature.sketch import Sketch, Sketchable
 from geocolor.graph import price
 from geocolor.layers import find_layers
 from geocolor.memory import forget_peak, peak, resident
-from geocolor.pipeline import Clock
 from geocolor.planning import plan
 from geocolor.quantities import duration, size
 from geocolor.summary import plural

@@ -24,7 +24,8 @@ from geocolor.atomic import write_atomically
 from geocolor.curvature import Curvature, measure
 from geocolor.divergence import divergence_of
 from geocolor.layers import find_layers
-from geocolor.pipeline import Clock, Settings, carried_out, priced, searched
+from geocolor.pipeline import Pipeline
+from geocolor.settings import Settings
 from geocolor.stability import bootstrap, parts
 
 Row = dict[str, Any]
@@ -124,12 +125,10 @@ def _damage(subject: Subject, curvature: Curvature, keep: float, arguments: Argu
         rounds=arguments.rounds,
         time_limit=arguments.time_limit,
     )
-    calibration, loss, clock = subject.calibration, subject.loss, Clock(timer=time.process_time)
-    _, graph = priced(subject.model, calibration, settings, curvature=curvature, loss=loss, clock=clock)
-    prepared = searched(subject.model, graph, calibration, settings, loss=loss, clock=clock)
-    smaller = carried_out(prepared, subject.model, calibration, loss=loss, clock=clock)
+    run = Pipeline(subject.model, subject.calibration, settings, subject.loss)
+    smaller = run.carried_out(run.prepared(curvature))
     step = max(len(subject.test) // arguments.test_batches, 1)
-    return divergence_of(subject.model, smaller, subject.test[::step][: arguments.test_batches], loss)
+    return divergence_of(subject.model, smaller, subject.test[::step][: arguments.test_batches], subject.loss)
 
 
 def _settings(arguments: Arguments) -> Row:

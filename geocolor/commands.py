@@ -21,6 +21,8 @@ from geocolor.atomic import check_place, replace_directory
 from geocolor.backend import plan_of
 from geocolor.budget import allocate
 from geocolor.carry_out import apply
+from geocolor.clock import Clock
+from geocolor.compression import compress_into, delivered, write_model
 from geocolor.curvature import Curvature, LanczosCurvature, load_axes, load_curvature
 from geocolor.demo import forecast_demo
 from geocolor.demo import run as run_demo
@@ -36,7 +38,7 @@ from geocolor.losses import Batch, default_loss, is_causal, samples_in
 from geocolor.measured import CURVATURE, PRICES, Measured, measure_into, own_place, read_measured
 from geocolor.memory import give_back, resident
 from geocolor.opening import opened
-from geocolor.pipeline import Clock, Settings, compress_into, delivered, estimate_of, prepare, priced, write_model
+from geocolor.pipeline import Pipeline
 from geocolor.plans import Plan, read_plan, write_plan
 from geocolor.preflight import (
     Form,
@@ -61,6 +63,7 @@ from geocolor.report import (
     weight_bytes,
     write_report,
 )
+from geocolor.settings import Settings
 from geocolor.storage import PLAN_FILE, load
 from geocolor.summary import plural
 from geocolor.tables import comparison_table, forecast_table, plan_grid, plan_table, race_table
@@ -122,10 +125,8 @@ def compress(
     with _kept(out, _measured(model, calibration, settings, known), told, overwrite) as journal:
         report, _ = compress_into(
             out,
-            model,
-            calibration,
+            Pipeline(model, calibration, settings, progress=True, journal=journal),
             test,
-            settings,
             curvature=known.curvature if known else None,
             prices=known.prices if known else None,
             tokenizer=tokenizer,
@@ -133,8 +134,6 @@ def compress(
             save_dtype=_stored_dtype(source),
             bytes_per_unit=_bytes_per_unit(model, tokenizer, test),
             overwrite=overwrite,
-            progress=True,
-            journal=journal,
         )
         if Path(source).is_dir():
             report["bytes_on_disk_dense"] = weight_bytes(Path(source)) or None
@@ -179,20 +178,10 @@ def measure(
                 return say_expected(console, expecting(), out)
             if settings.memory is None:  # timing pieces of the work takes what the work itself must not
                 announce(out, expecting)
-        clock = Clock()
         basis, told = _measured(model, calibration, settings), asdict(settings) | {"pairs": pairs}
         with _kept(own_place(out), basis, told, overwrite) as journal:
-            graph = measure_into(
-                out,
-                model,
-                calibration,
-                settings,
-                pairs=pairs,
-                overwrite=overwrite,
-                clock=clock,
-                progress=True,
-                journal=journal,
-            )
+            run = Pipeline(model, calibration, settings, progress=True, journal=journal)
+            graph = measure_into(out, run, pairs=pairs, overwrite=overwrite)
         together = f" in {processes.world()} processes" if processes.world() > 1 else ""
         console.print(
             f"measured {len(graph.layers)} layers on {graph.curvature.samples} samples{together}", highlight=False
@@ -203,12 +192,12 @@ def measure(
             "classes_priced": len(graph.known),
             "processes": processes.world(),
             "device": str(device),
-            "seconds": clock.seconds,
+            "seconds": run.clock.seconds,
             "curvature": str(out / CURVATURE),
         }
         if pairs:
             report["prices"] = str(out / PRICES)
-        _print_seconds(console, clock.seconds)
+        _print_seconds(console, run.clock.seconds)
         _print_places(console, report)
     return report
 
@@ -240,7 +229,6 @@ def make_plan(
         return say_expected(console, expecting(), out)
     if settings.preset != GEO_SHARING and known is None and settings.memory is None:
         announce(out, expecting)
-    clock = Clock()
 
     def write(folder: Path) -> None:
         write_plan(prepared.plan, folder / "plan.json")
@@ -248,16 +236,8 @@ def make_plan(
         draw_plan(prepared.plan, folder / "plan.png")
 
     with _kept(out, _measured(model, calibration, settings, known), asdict(settings), overwrite) as journal:
-        prepared = prepare(
-            model,
-            calibration,
-            settings,
-            curvature=known.curvature if known else None,
-            prices=known.prices if known else None,
-            clock=clock,
-            progress=True,
-            journal=journal,
-        )
+        run = Pipeline(model, calibration, settings, progress=True, journal=journal)
+        prepared = run.prepared(known.curvature if known else None, known.prices if known else None)
         if prepared.updated == "always":
             warnings.warn(
                 f"a plan holds no coefficients: the update of --preset {settings.preset} is part of `geocolor "
@@ -272,12 +252,12 @@ def make_plan(
     _print_plan(console, prepared.plan)
     expected = _predicted(model, prepared.plan, sequence * batch_size, settings.memory)
     _print_speed(console, plan_report(prepared.plan) | expected)
-    _print_seconds(console, clock.seconds)
+    _print_seconds(console, run.clock.seconds)
     report = (
         plan_report(prepared.plan)
         | expected
         | {
-            "seconds": clock.seconds,
+            "seconds": run.clock.seconds,
             "plan": str(out / "plan.json"),
             "figure": str(out / "plan.png"),
         }
@@ -467,13 +447,13 @@ def compare(
     if dry_run:
         return say_expected(console, expecting(), figure or Path())
     announce(None, expecting)
-    clock = Clock()
-    _, graph = priced(model, calibration, settings, clock=clock, progress=True)
+    run = Pipeline(model, calibration, settings, progress=True)
+    _, graph = run.priced()
     size = len(graph.layers)
-    with clock("race"):
+    with run.clock("race"):
         rows = race(graph, settings, bases or sorted({max(1, size // 4), max(1, size // 2), size}), form, names)
     console.print(race_table(rows))
-    report: Report = {"form": form, "layers": size, "seconds": clock.seconds, "rows": rows}
+    report: Report = {"form": form, "layers": size, "seconds": run.clock.seconds, "rows": rows}
     if figure is not None:
         draw_race(rows, figure)
         _print_places(console, {"figure": str(figure)})
@@ -596,7 +576,7 @@ def _measured(
         "curvature": None if known is None else checksum(known.path),
         "model": digest_of_model(model),
         "data": digest_of(calibration),
-        "estimate": estimate_of(settings),
+        "estimate": settings.weighed_by,
         "draws": settings.draws,
         "seed": settings.seed,
         "include": settings.include,

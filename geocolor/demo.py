@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from geocolor import data
 from geocolor.atomic import refuse_occupied
+from geocolor.compression import compress_into
 from geocolor.embedded import MODEL
 from geocolor.embedded.corpus import Split, corpus
 from geocolor.forecast import Forecast, forecast
 from geocolor.forecast_runs import without_journal
-from geocolor.pipeline import Settings, compress_into
+from geocolor.pipeline import Pipeline
 from geocolor.progress import waiting
 from geocolor.report import Report, weight_bytes
+from geocolor.settings import Settings
 from geocolor.tables import comparison_table
 
 CALIBRATION_SEQUENCES = 128
@@ -46,15 +48,12 @@ def run(
     announce(lambda: _forecast(model, tokenizer, calibration, test, settings_for(keep)))
     report, smaller = compress_into(
         out,
-        model,
-        calibration,
+        Pipeline(model, calibration, settings_for(keep), progress=True),
         test,
-        settings_for(keep),
         tokenizer=tokenizer,
         save_dtype=torch.float16,
         bytes_per_unit=1.0,
         overwrite=former,
-        progress=True,
     )
     report["bytes_on_disk_dense"] = weight_bytes(MODEL)
     console.print(comparison_table(report))

@@ -32,13 +32,14 @@ from geocolor.modes import evaluating
 from geocolor.moved_inputs import MOMENTS
 from geocolor.pace import KnownFactors, Pace, layer_paces, pace_of, positions_in
 from geocolor.parameters import parameter_bytes
-from geocolor.pipeline import CALIBRATED_AT, UPDATED_BELOW, Settings, estimate_of
+from geocolor.pipeline import CALIBRATED_AT, UPDATED_BELOW
 from geocolor.plans import Plan
 from geocolor.presets import GEO_SHARING, SEARCHED
 from geocolor.quantities import size
 from geocolor.rate_distortion import compatible
 from geocolor.refinement import RefineSettings, trainable
 from geocolor.report import Report
+from geocolor.settings import Settings
 from solvers.auto import EXACT_GROUP_ITEMS
 from solvers.subset_dp import linked_parts
 
@@ -96,7 +97,7 @@ def forecast(
     refinement: RefineSettings | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> Forecast:
-    """Of `prepare` with these arguments; with `test` data, of `compress_into`.
+    """Of `Pipeline.prepared` with these arguments; with `test` data, of `compress_into`.
 
     Raises `ValueError` for the preset "geo-sharing": how many Hessian-vector products its axes take is not known.
     """
@@ -358,14 +359,14 @@ class _Work:
         """Bytes of A and G of all layers, float64; of those that are the identity there is one a width."""
         inputs = [layer.n for layer in self.layers if layer.name in self.firsts]
         outputs = [layer.m for layer in self.layers]
-        estimate = estimate_of(self.settings)
+        estimate = self.settings.weighed_by
         widths = [*inputs] if estimate in (*MOMENTS, "magnitude") else [*set(inputs)]
         widths += outputs if estimate in ("kronecker", "diagonal") else [*set(outputs)]
         return DOUBLE * sum(width**2 for width in widths)
 
     def sums(self) -> float:
         """Bytes of what is summed over the data: the moments among the factors."""
-        estimate = estimate_of(self.settings)
+        estimate = self.settings.weighed_by
         inputs = sum(layer.n**2 for layer in self.layers if layer.name in self.firsts) if estimate in MOMENTS else 0
         return DOUBLE * (inputs + (sum(layer.m**2 for layer in self.layers) if estimate == "kronecker" else 0))
 

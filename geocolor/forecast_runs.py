@@ -14,7 +14,7 @@ from geocolor.memory import forget_peak, peak, resident
 from geocolor.modes import evaluating
 from geocolor.pace import Timer, positions_in
 from geocolor.parameters import parameter_bytes
-from geocolor.pipeline import Settings
+from geocolor.settings import Settings
 
 #: Passes over the first batch by which `evaluate` finds the latency, those to warm up among them.
 LATENCY_PASSES = 7

@@ -1,9 +1,7 @@
 """What `geocolor measure` keeps for `geocolor plan` and `compress`: a curvature, and the prices of pairs under it."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -11,11 +9,10 @@ from geocolor import processes
 from geocolor.atomic import replace_directory
 from geocolor.curvature import Curvature, load_curvature
 from geocolor.graph import CostGraph
-from geocolor.journal import Journal
-from geocolor.losses import Loss
-from geocolor.pipeline import Clock, Settings, priced
+from geocolor.pipeline import Pipeline
 from geocolor.presets import GEO_SHARING, find_preset
 from geocolor.prices import Prices, read_prices, write_prices
+from geocolor.settings import Settings
 from geocolor.tensor_files import checksum
 
 CURVATURE = "curvature.safetensors"
@@ -72,32 +69,21 @@ def own_place(out: Path) -> Path:
     return out.with_name(f"{out.name}.{processes.rank()}-of-{processes.world()}") if several else out
 
 
-def measure_into(
-    out: Path,
-    model: nn.Module,
-    calibration: Sequence[Any],
-    settings: Settings,
-    *,
-    loss: Loss | None = None,
-    pairs: bool = True,
-    overwrite: bool = False,
-    clock: Clock,
-    progress: bool = False,
-    journal: Journal | None = None,
-) -> CostGraph:
+def measure_into(out: Path, run: Pipeline, *, pairs: bool = True, overwrite: bool = False) -> CostGraph:
     """Measure, calibrate and price pairs of layers, in all processes of the run; the first one writes the folder `out`.
 
-    Each process goes on with what its `journal` holds.
+    Each process goes on with what its journal holds.
     """
-    if settings.rounds and processes.is_sharded(model):
+    journal, clock = run.journal, run.clock
+    if run.settings.rounds and processes.is_sharded(run.model):
         raise ValueError(
             "the model's weights are sharded over the processes, and smaller models to look from need whole ones: "
             "pass --rounds 0 here; `geocolor plan --curvature` looks from the whole model"
         )
-    curvature, graph = priced(model, calibration, settings, loss=loss, clock=clock, progress=progress, journal=journal)
+    curvature, graph = run.priced()
     if pairs:
         with clock("price"):
-            graph.price_pairs(progress=progress, journal=journal)
+            graph.price_pairs(progress=run.progress, journal=journal)
 
     def write(folder: Path) -> None:
         curvature.save(folder / CURVATURE)
@@ -105,7 +91,6 @@ def measure_into(
             write_prices(graph, checksum(folder / CURVATURE), folder / PRICES)
 
     if processes.rank() == 0:
-        journal = journal or Journal()
         overwrite = overwrite or journal.written
         journal.writes_now()
         with clock("write"):

@@ -20,8 +20,8 @@ from geocolor.layers import Layer, weight_of
 from geocolor.losses import Batch, Loss, device_of, move
 from geocolor.memory import forget_peak, peak, resident
 from geocolor.modes import evaluating
-from geocolor.pipeline import Settings, estimate_of
 from geocolor.rate_distortion import Options, can_share, options
+from geocolor.settings import Settings
 
 #: Wider matrices are timed in part, and scaled by the cube of the width: those of a layer alone, those of pairs.
 WIDEST, WIDEST_OF_PAIRS = 1536, 1024
@@ -107,7 +107,7 @@ def pace_of(
             [batch],
             loss,
             window,
-            estimate=estimate_of(settings),
+            estimate=settings.weighed_by,
             draws=settings.draws,
             seed=settings.seed,
             ranks=ranks,

@@ -13,8 +13,8 @@ from geocolor.atomic import check_place
 from geocolor.curvature import ESTIMATES
 from geocolor.layers import is_offloaded
 from geocolor.losses import Batch, Classification, check_classes, default_loss, device_of, move
-from geocolor.pipeline import Settings
 from geocolor.presets import GEO_SHARING, SEARCHED, find_preset
+from geocolor.settings import Settings
 from solvers import GroupProblem, MedoidProblem, PairwiseProblem, Problem, find_solver, solver_names
 
 Form = Literal["group", "medoid", "pairwise"]

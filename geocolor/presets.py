@@ -22,7 +22,7 @@ from geocolor.planning import fixed_plan
 from geocolor.plans import Plan
 from geocolor.ranks import by_effective_rank, rounded, shifted_to_last, uniform
 
-#: The preset that searches: everything that `geocolor.pipeline.Settings` says applies to it, and to it alone.
+#: The preset that searches: everything that `geocolor.settings.Settings` says applies to it, and to it alone.
 SEARCHED = "geocolor"
 
 #: Zhang et al. 2025, arXiv:2511.06786: it searches too, on a curvature of its own (`geocolor.geo_sharing`).

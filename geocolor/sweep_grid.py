@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from geocolor.forecast import Forecast
-from geocolor.pipeline import Settings
 from geocolor.preflight import check_settings
 from geocolor.presets import GEO_SHARING, SEARCHED
 from geocolor.quantities import duration, number, percent
 from geocolor.report import Report, finite
+from geocolor.settings import Settings
 from geocolor.sweep import Cell, Row, pending, sweep
 
 

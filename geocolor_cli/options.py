@@ -14,7 +14,7 @@ from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, OmitArgPrefixes, Positional, arg
 
 if TYPE_CHECKING:
-    from geocolor.pipeline import Settings
+    from geocolor.settings import Settings
 
 DESCRIPTION = """Smaller models by graph coloring: layers of one color share a basis, and the coloring is found where
 the loss says that it costs least. `geocolor demo` shows it all on an embedded model."""
@@ -105,8 +105,8 @@ class Source:
 
 
 def settings(budget: Budget, source: Source) -> Settings:
-    from geocolor.pipeline import Settings
     from geocolor.quantities import parse_size
+    from geocolor.settings import Settings
 
     return Settings(
         memory=None if source.memory is None else parse_size(source.memory),

@@ -16,11 +16,12 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from geocolor import commands, pipeline
+from geocolor import commands, compression
 from geocolor.embedded import MODEL
 from geocolor.graph import KINDS
 from geocolor.refinement import RefineSettings
 from geocolor.report import write_report
+from geocolor.settings import Settings
 from geocolor_cli import options
 from geocolor_cli.interrupts import SENTENCE
 from geocolor_cli.run import run
@@ -321,7 +322,7 @@ def test_without_its_extra_the_program_says_what_to_install() -> None:
 def test_options_name_the_kinds_and_forms_that_there_are() -> None:
     assert set(get_args(options.Kind)) == set(KINDS) == set(options.Budget().kinds)
     assert get_args(options.Form) == get_args(commands.Form)
-    assert options.settings(options.Budget(), options.Source()) == pipeline.Settings()
+    assert options.settings(options.Budget(), options.Source()) == Settings()
     assert RefineSettings(**vars(options.Training())) == RefineSettings()
 
 
@@ -336,7 +337,7 @@ def test_ctrl_c_while_writing_keeps_what_was_there(
         (folder / "half").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "save", interrupted)
+    monkeypatch.setattr(compression, "save", interrupted)
     before = {file.name for file in place.iterdir()}
     refuse(*plain("compress"), "--keep", "0.5", "-o", "kept", "--overwrite", status=130)
     assert mine.read_text() == "mine"
@@ -350,7 +351,7 @@ def test_ctrl_c_while_writing_keeps_what_was_there(
     [
         ("compress_into", [*plain("compress"), "--keep", "0.6", "-o", "mine", "--overwrite"]),
         ("measure_into", [*plain("measure")[:-2], "-o", "mine", "--overwrite"]),
-        ("prepare", [*plain("plan"), "--keep", "0.6", "-o", "mine", "--overwrite"]),
+        ("Pipeline", [*plain("plan"), "--keep", "0.6", "-o", "mine", "--overwrite"]),
         ("load_curvature", ["apply", "program_of_the_cli_tests:network", "plan.json", "-o", "mine", "--overwrite"]),
         ("_model", ["refine", "smaller", "llama", "--data", "text.txt", "-o", "mine", "--overwrite"]),
         ("evaluate", [*plain("evaluate")[:-2], "--json", "mine/mine.txt"]),

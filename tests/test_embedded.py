@@ -12,7 +12,8 @@ from geocolor.divergence import divergence_of
 from geocolor.embedded import MODEL
 from geocolor.embedded.corpus import corpus, modules, split_of
 from geocolor.losses import NextToken
-from geocolor.pipeline import Clock, Settings, prepare
+from geocolor.pipeline import Pipeline
+from geocolor.settings import Settings
 
 LOG = Path(__file__).parent.parent / "benchmarks" / "embedded" / "train.log"
 
@@ -65,7 +66,7 @@ def test_predicted_damage_is_that_measured_on_held_out_text_within_a_quarter(
 ) -> None:
     """At keep 0.95. Damage is the divergence from the dense model: the loss itself also falls and rises by chance."""
     settings = Settings(keep=0.95, solver="greedy", aggregate=1.0, kinds=("in", "out"))
-    prepared = prepare(model, demo.sequences("calibration", 64), settings, clock=Clock())
+    prepared = Pipeline(model, demo.sequences("calibration", 64), settings).prepared()
     smaller = geocolor.apply(model, prepared.plan, prepared.curvature)
     measured = divergence_of(model, smaller, held_out, NextToken())
     assert prepared.plan.predicted_damage == pytest.approx(measured, rel=0.25)

@@ -27,8 +27,9 @@ from geocolor.forecast_runs import LATENCY_PASSES, forecast_evaluation, forecast
 from geocolor.layers import Layer
 from geocolor.mapped import put_in_files, unnamed_bytes
 from geocolor.pace import positions_in
-from geocolor.pipeline import Clock, Settings, carried_out, prepare
+from geocolor.pipeline import Pipeline
 from geocolor.refinement import RefineSettings
+from geocolor.settings import Settings
 from geocolor.tables import forecast_table
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -41,7 +42,9 @@ from torch import nn
 from geocolor.forecast import forecast
 from geocolor.journal import kept
 from geocolor.memory import peak
-from geocolor.pipeline import Settings, compress_into
+from geocolor.compression import compress_into
+from geocolor.pipeline import Pipeline
+from geocolor.settings import Settings
 
 torch.manual_seed(0)
 model = nn.Sequential(*(part for _ in range(5) for part in (nn.Linear(320, 320), nn.Tanh())), nn.Linear(320, 4)).eval()
@@ -65,7 +68,7 @@ def watch():
 thread = threading.Thread(target=watch)
 thread.start()
 with kept(out, {}, {}, say=print) as journal:
-    compress_into(out, model, batches, batches, settings, journal=journal)
+    compress_into(out, Pipeline(model, batches, settings, journal=journal), batches)
 over.set()
 thread.join()
 print(json.dumps({"expected": expected.report(), "memory": peak(), "disk": most}))  # not that of who started us
@@ -105,10 +108,10 @@ def test_every_step_of_a_run_is_foreseen(network: nn.Module, batches: Batches) -
     assert all(seconds > 0 for seconds in expected.seconds.values())
     assert expected.search <= 7.0
     assert expected.total == pytest.approx(sum(expected.seconds.values()))
-    clock = Clock()
-    prepared = prepare(network, batches, settings, clock=clock)
-    smaller = carried_out(prepared, network, batches, clock=clock)
-    assert set(clock.seconds) <= set(steps)
+    run = Pipeline(network, batches, settings)
+    prepared = run.prepared()
+    smaller = run.carried_out(prepared)
+    assert set(run.clock.seconds) <= set(steps)
     assert isinstance(prepared.curvature, Curvature)
     applied = forecast_applying(network, prepared.plan, prepared.curvature)
     assert list(applied.seconds) == ["apply", "save"]

@@ -17,7 +17,8 @@ from geocolor.curvature import LanczosCurvature
 from geocolor.digests import digest_of, digest_of_model
 from geocolor.hull_files import as_tensors, from_tensors
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
-from geocolor.pipeline import Clock, Settings, prepare
+from geocolor.pipeline import Pipeline
+from geocolor.settings import Settings
 
 Batches = list[tuple[Tensor, Tensor]]
 BASIS, SETTINGS = {"model": "abc", "data": "def"}, {"keep": 0.5, "solver": "greedy"}
@@ -212,14 +213,14 @@ def test_steps_gone_on_with_give_what_they_give_in_one_go(
     network: nn.Module, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(keep=0.5, solver="greedy", rounds=1)
-    whole = prepare(network, batches, settings, clock=Clock())
+    whole = Pipeline(network, batches, settings).prepared()
     with killed(tmp_path / "out") as journal:
-        prepare(network, batches, settings, clock=Clock(), journal=journal)
+        Pipeline(network, batches, settings, journal=journal).prepared()
     monkeypatch.setattr("geocolor.pipeline.plan", never)
     monkeypatch.setattr("geocolor.losses.Classification.sample", never)
     monkeypatch.setattr("geocolor.losses.Classification.divergence", never)
     with killed(tmp_path / "out") as journal:
-        found = prepare(network, batches, settings, clock=Clock(), journal=journal)
+        found = Pipeline(network, batches, settings, journal=journal).prepared()
     for name in whole.curvature.G:
         assert torch.equal(whole.curvature.G[name], found.curvature.G[name])
         assert torch.equal(whole.curvature.A[name], found.curvature.A[name])
@@ -230,13 +231,13 @@ def test_axes_of_the_hessian_are_found_once(
     network: nn.Module, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = Settings(preset="geo-sharing", bases=2, axes=3, include=("blocks.0.*",))
-    whole = prepare(network, batches, settings, clock=Clock())
+    whole = Pipeline(network, batches, settings).prepared()
     with killed(tmp_path / "out") as journal:
-        prepare(network, batches, settings, clock=Clock(), journal=journal)
+        Pipeline(network, batches, settings, journal=journal).prepared()
     monkeypatch.setattr("geocolor.curvature.lanczos.layer_axes", never)
     monkeypatch.setattr("geocolor.geo_sharing.plan_geo_sharing", never)
     with killed(tmp_path / "out") as journal:
-        found = prepare(network, batches, settings, clock=Clock(), journal=journal)
+        found = Pipeline(network, batches, settings, journal=journal).prepared()
     assert isinstance(found.curvature, LanczosCurvature)
     assert isinstance(whole.curvature, LanczosCurvature)
     for name, axes in whole.curvature.axes.items():

@@ -12,7 +12,8 @@ from geocolor.curvature import load_curvature
 from geocolor.graph import CostGraph
 from geocolor.hulls_within import HullsWithin
 from geocolor.mapped import Spool, Spooled, put_in_files
-from geocolor.pipeline import Clock, Settings, priced
+from geocolor.pipeline import Pipeline
+from geocolor.settings import Settings
 from geocolor.stand_ins import planned, without_sharing
 from tests.test_windows import small
 
@@ -120,7 +121,7 @@ def test_a_memory_that_looks_do_not_fit_in_is_said_before_they_are_taken(
     curvature = small(network, batches, tmp_path)
     settings = Settings(keep=0.6, rounds=1, memory=1_000_000)
     with pytest.warns(UserWarning, match=r"memory of 1.00 MB holds while.*looks.*in all: allow as much, or pass"):
-        priced(network, batches, settings, curvature=curvature, clock=Clock())
+        Pipeline(network, batches, settings).priced(curvature)
 
 
 def test_a_full_disk_is_said_with_the_place(

@@ -217,7 +217,10 @@ import torch
 from torch import nn
 from geocolor.carry_out import apply
 from geocolor.memory import forget_peak, hold_no_free, peak
-from geocolor.pipeline import Clock, Settings, delivered, prepare, write_model
+from geocolor.clock import Clock
+from geocolor.compression import delivered, write_model
+from geocolor.pipeline import Pipeline
+from geocolor.settings import Settings
 from geocolor.updating import updated_where_nearer
 
 files = Path.cwd() if sys.argv[1] == "files" else None
@@ -230,7 +233,7 @@ def run(width, depth):
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(width, width) for _ in range(depth)), nn.Linear(width, 4))
     batches = [(torch.randn(64, width), torch.randint(4, (64,)))]
-    prepared = prepare(model, batches, Settings(keep=0.5, preset="svd"), clock=Clock())
+    prepared = Pipeline(model, batches, Settings(keep=0.5, preset="svd")).prepared()
     smaller = apply(model, prepared.plan, prepared.curvature, files=files)
     forget_peak()
     before = peak()

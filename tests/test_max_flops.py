@@ -16,12 +16,13 @@ import geocolor
 from geocolor.budget import Limits, allocate
 from geocolor.flops import plan_flops, plan_flops_dense
 from geocolor.graph import CostGraph
-from geocolor.pipeline import Clock, Settings, prepare
+from geocolor.pipeline import Pipeline
 from geocolor.planning import budgeted, limits
 from geocolor.plans import PlannedClass, class_parameters, read_plan, shapes_of, write_plan
 from geocolor.preflight import check_settings
 from geocolor.rate_distortion import Option
 from geocolor.report import plan_report
+from geocolor.settings import Settings
 from solvers import Coloring
 from tests.conftest import Network
 
@@ -255,7 +256,7 @@ def test_settings_on_flops_are_checked_before_anything_runs() -> None:
 
 
 def test_a_calibrated_run_meets_a_budget_on_flops(network: nn.Module, batches: list[Any]) -> None:
-    prepared = prepare(network, batches, Settings(max_flops=0.6, time_limit=3, solver="greedy"), clock=Clock())
+    prepared = Pipeline(network, batches, Settings(max_flops=0.6, time_limit=3, solver="greedy")).prepared()
     assert cost(prepared.plan) <= 0.6
     assert prepared.plan.keep is None
 

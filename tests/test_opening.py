@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, MixtralForCausalLM
 import geocolor
 from geocolor import commands
 from geocolor.opening import opened
-from geocolor.pipeline import Settings
+from geocolor.settings import Settings
 from geocolor.unpacking import OpenAttention, OpenExperts
 from tests.architectures import DECODER, EXPERTS, of
 

@@ -10,20 +10,11 @@ import geocolor
 from geocolor.divergence import divergence_of, few
 from geocolor.graph import CostGraph
 from geocolor.losses import Classification
-from geocolor.pipeline import (
-    AGGREGATES,
-    SPREAD,
-    Clock,
-    Prepared,
-    Settings,
-    nearest_refined,
-    prepare,
-    searched,
-    without_looks,
-)
+from geocolor.pipeline import SPREAD, Pipeline, Prepared
 from geocolor.planning import fixed_plan
 from geocolor.ranks import rounded, uniform
 from geocolor.refinement import RefineSettings
+from geocolor.settings import AGGREGATES, Settings
 from geocolor.stand_ins import planned
 from geocolor.verification import Verdict, verified
 
@@ -102,13 +93,13 @@ def test_sharing_that_does_more_damage_than_none_is_priced_anew_and_dropped_with
 
     rounds: list[int] = []
 
-    def one_color(graph: CostGraph, *_: object) -> list[geocolor.Plan]:
+    def one_color(_: Pipeline, graph: CostGraph) -> list[geocolor.Plan]:
         rounds.append(graph.curvature.rounds)
         return [forced(graph)]
 
-    monkeypatch.setattr("geocolor.pipeline._planned", one_color)
+    monkeypatch.setattr(Pipeline, "_planned", one_color)
     with pytest.warns(UserWarning, match="sharing was predicted to do less damage"):
-        found = searched(network, graphs, batches, Settings(keep=0.5), clock=Clock())
+        found = Pipeline(network, batches, Settings(keep=0.5)).searched(graphs)
     assert rounds == [0, 1, 2, 3]
     assert measured(network, found.plan, found.graph, batches) <= verdict.damage * (1 + 1e-6)
 
@@ -123,9 +114,9 @@ def test_rounds_end_when_one_gains_next_to_nothing(
     after: int,
 ) -> None:
     private, left = geocolor.plan(graphs, keep=0.5, solver="private"), iter(damages)
-    monkeypatch.setattr("geocolor.pipeline._planned", lambda *_: [private])
+    monkeypatch.setattr(Pipeline, "_planned", lambda *_: [private])
     monkeypatch.setattr("geocolor.pipeline.verified", lambda *_, **__: Verdict(private, d := next(left), d))
-    searched(network, graphs, batches, Settings(keep=0.5, rounds=3), clock=Clock())
+    Pipeline(network, batches, Settings(keep=0.5, rounds=3)).searched(graphs)
     assert list(left) == damages[after + 1 :]
 
 
@@ -134,7 +125,7 @@ def test_looks_from_plans_never_make_the_plan_worse(network: nn.Module, graphs: 
     first = verified(network, graphs, plans, batches).plan
     damages = [measured(network, first, graphs, batches)]
     for rounds in (1, 3):
-        found = searched(network, graphs, batches, Settings(keep=0.4, solver="greedy", rounds=rounds), clock=Clock())
+        found = Pipeline(network, batches, Settings(keep=0.4, solver="greedy", rounds=rounds)).searched(graphs)
         damages.append(measured(network, found.plan, found.graph, batches))
     assert damages[0] >= damages[1] >= damages[2]
 
@@ -149,8 +140,8 @@ def forced(graph: CostGraph) -> geocolor.Plan:
 def test_settings_without_an_aggregate_try_several(network: nn.Module, batches: Batches) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        chosen = prepare(network, batches, Settings(keep=0.5, solver="greedy"), clock=Clock())
-        first = prepare(network, batches, Settings(keep=0.5, solver="greedy", aggregate=1.0), clock=Clock())
+        chosen = Pipeline(network, batches, Settings(keep=0.5, solver="greedy")).prepared()
+        first = Pipeline(network, batches, Settings(keep=0.5, solver="greedy", aggregate=1.0)).prepared()
     assert chosen.plan.aggregate in AGGREGATES
     assert first.plan.aggregate == 1.0
     assert chosen.graph.aggregate == chosen.plan.aggregate
@@ -162,16 +153,16 @@ def test_with_refinement_the_plan_is_chosen_after_a_few_steps_of_it(
     network: nn.Module, curvature: geocolor.Curvature, batches: Batches
 ) -> None:
     settings, refinement = Settings(keep=0.4, solver="greedy", rounds=1), RefineSettings(steps=20, evaluate_every=20)
-    clock, loss = Clock(), Classification()
-    first = prepare(network, batches, settings, curvature=curvature, loss=loss, clock=clock)
-    [spread] = without_looks(network, curvature, settings, clock=clock)
+    run, loss = Pipeline(network, batches, settings), Classification()
+    first = run.prepared(curvature)
+    [spread] = run.without_looks(curvature)
     assert spread.curvature.rounds == 0
     assert spread.plan.aggregate == SPREAD
-    taken = nearest_refined(network, [first, spread], batches, refinement, loss=loss, clock=clock)
+    taken = run.nearest_refined([first, spread], refinement)
 
     def refined(prepared: Prepared) -> float:
         smaller = geocolor.apply(network, prepared.plan, prepared.curvature)
         return geocolor.refine(smaller, network, batches, refinement, loss=loss).after
 
     assert refined(taken) == min(refined(first), refined(spread))
-    assert without_looks(network, curvature, Settings(keep=0.4, rounds=0), clock=clock) == []
+    assert Pipeline(network, batches, Settings(keep=0.4, rounds=0)).without_looks(curvature) == []

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 
 from benchmarks.kwt1 import KeywordTransformer
 from geocolor.backend import factored_layers, plan_of
+from geocolor.compression import compress_into
 from geocolor.curvature import Curvature, measure
 from geocolor.divergence import divergence_of
 from geocolor.habits import neighbours, readers_of_norms
 from geocolor.layers import find_layers
 from geocolor.losses import Classification
 from geocolor.parameters import parameter_count
-from geocolor.pipeline import Clock, Settings, carried_out, compress_into, prepare
+from geocolor.pipeline import Pipeline
 from geocolor.plans import Plan
 from geocolor.preflight import check_settings
 from geocolor.presets import PRESETS, Preset, find_preset
 from geocolor.refinement import RefineSettings
+from geocolor.settings import Settings
 
 KEEP = 0.6
 Batches = list[tuple[Tensor, Tensor]]
@@ -44,9 +46,9 @@ def clips() -> Batches:
 
 
 def compressed(model: nn.Module, clips: Batches, preset: str, keep: float = KEEP) -> tuple[nn.Module, Plan]:
-    settings = Settings(keep=keep, preset=preset)
-    prepared = prepare(model, clips, settings, clock=Clock())
-    return carried_out(prepared, model, clips, clock=Clock()), prepared.plan
+    run = Pipeline(model, clips, Settings(keep=keep, preset=preset))
+    prepared = run.prepared()
+    return run.carried_out(prepared), prepared.plan
 
 
 def inputs(model: nn.Module, clips: Batches, name: str) -> Tensor:
@@ -245,10 +247,8 @@ def test_neighbours_are_the_same_matrix_of_consecutive_blocks(model: nn.Module) 
 
 
 def test_a_preset_goes_the_whole_way_and_is_refined(model: nn.Module, clips: Batches, tmp_path: Path) -> None:
-    settings = Settings(keep=KEEP, preset="basis-sharing")
-    report, _ = compress_into(
-        tmp_path / "out", model, clips, clips, settings, refinement=RefineSettings(steps=4, holdout=0.25)
-    )
+    run = Pipeline(model, clips, Settings(keep=KEEP, preset="basis-sharing"))
+    report, _ = compress_into(tmp_path / "out", run, clips, refinement=RefineSettings(steps=4, holdout=0.25))
     assert report["preset"] == "basis-sharing"
     assert report["solver"] == "basis-sharing"
     assert report["damage_predicted"] is None  # its price is not in units of the loss
@@ -258,13 +258,8 @@ def test_a_preset_goes_the_whole_way_and_is_refined(model: nn.Module, clips: Bat
 
 
 def test_geo_sharing_goes_the_whole_way(model: nn.Module, clips: Batches, tmp_path: Path) -> None:
-    report, _ = compress_into(
-        tmp_path / "out",
-        model,
-        clips,
-        clips,
-        Settings(keep=KEEP, preset="geo-sharing", axes=4, include=("layers.2.*",)),
-    )
+    settings = Settings(keep=KEEP, preset="geo-sharing", axes=4, include=("layers.2.*",))
+    report, _ = compress_into(tmp_path / "out", Pipeline(model, clips, settings), clips)
     assert report["solver"] == "geo-sharing"
     assert report["kept"] <= KEEP
 
@@ -283,14 +278,14 @@ def test_bad_presets_get_a_sentence() -> None:
 
 
 def test_the_search_updates_coefficients_where_that_is_nearer(model: nn.Module, clips: Batches) -> None:
-    settings = Settings(keep=0.5, solver="greedy", time_limit=5)
+    run = Pipeline(model, clips, Settings(keep=0.5, solver="greedy", time_limit=5))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        prepared = prepare(model, clips, settings, clock=Clock())
+        prepared = run.prepared()
     assert prepared.updated == "nearer"
-    plain = carried_out(replace(prepared, updated="never"), model, clips, clock=Clock())
-    chosen = carried_out(prepared, model, clips, clock=Clock())
-    always = carried_out(replace(prepared, updated="always"), model, clips, clock=Clock())
+    plain = run.carried_out(replace(prepared, updated="never"))
+    chosen = run.carried_out(prepared)
+    always = run.carried_out(replace(prepared, updated="always"))
     loss = Classification()
     before, after, other = (divergence_of(model, each, clips, loss) for each in (plain, chosen, always))
     assert after == pytest.approx(min(before, other), rel=1e-5)
@@ -303,4 +298,4 @@ def test_near_the_dense_model_no_update_is_tried(model: nn.Module, clips: Batche
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for settings in (Settings(keep=0.8, solver="private"), Settings(keep=0.5, solver="private", trust_region=0.5)):
-            assert prepare(model, clips, settings, clock=Clock()).updated == "never"
+            assert Pipeline(model, clips, settings).prepared().updated == "never"

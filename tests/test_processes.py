@@ -24,8 +24,9 @@ from geocolor.curvature import Curvature, load_curvature
 from geocolor.graph import CostGraph
 from geocolor.journal import kept
 from geocolor.measured import measure_into, own_place
-from geocolor.pipeline import Clock, Settings
+from geocolor.pipeline import Pipeline
 from geocolor.prices import read_prices
+from geocolor.settings import Settings
 from geocolor_cli.run import run
 from tests.conftest import Network
 
@@ -104,7 +105,7 @@ def measured(
     out: Path, network: nn.Module, batches: list[tuple[Tensor, Tensor]], settings: Settings, pairs: bool = True
 ) -> CostGraph:
     with kept(own_place(out), {}, {}, say=print) as pieces:
-        return measure_into(out, network, batches, settings, pairs=pairs, clock=Clock(), journal=pieces)
+        return measure_into(out, Pipeline(network, batches, settings, journal=pieces), pairs=pairs)
 
 
 def assert_same(one: Curvature, other: Curvature, tolerance: float = 1e-12) -> None:

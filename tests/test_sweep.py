@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from geocolor.pipeline import Settings
+from geocolor.settings import Settings
 from geocolor.sweep import Cell, Row, digest, sweep
 from geocolor.sweep_grid import absolute, grid, run_sweep
 

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor, nn
 
 import geocolor
-from geocolor.pipeline import Clock, Settings, carried_out, prepare
+from geocolor.pipeline import Pipeline
 from geocolor.presets import PRESETS
+from geocolor.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:calibrated on", "ignore:.*rank ≤", "ignore:sharing was predicted")
 
@@ -35,11 +36,11 @@ def everything_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_every_budget_makes_a_smaller_model(asked: dict[str, object], network: nn.Module, batches: Batches) -> None:
     settings = Settings(**{"rounds": 1, "time_limit": 1.0, "solver": "greedy"} | asked)  # type: ignore[arg-type]
-    clock = Clock()
-    prepared = prepare(network, batches, settings, clock=clock)
+    run = Pipeline(network, batches, settings)
+    prepared = run.prepared()
     if prepared.graph is not None:
         assert all(metric.weight.dtype == torch.float32 for metric in prepared.graph.metrics.values())
-    smaller = carried_out(prepared, network, batches, clock=clock)
+    smaller = run.carried_out(prepared)
     size = sum(each.numel() for each in smaller.parameters())
     assert size < sum(each.numel() for each in network.parameters())
     assert torch.isfinite(smaller(batches[0][0])).all()
