@@ -183,7 +183,7 @@ def test_bounded_memory_is_foreseen_and_a_smaller_model_beside_the_dense_one(
         return forecast_measuring(network, batches, Settings(keep=0.8, **changed), timer=lambda: next(ticks)).memory
 
     free = foreseen()
-    assert foreseen(memory=10**12) <= free
+    assert foreseen(memory=10**12) <= free + 10**6  # what the process holds is part of it
     monkeypatch.setattr("geocolor.forecast.POINT", 10**6)  # as if there were very many classes
     assert foreseen() > free + 10**8
     assert foreseen(memory=free + 10**6) <= free + 10**6
