@@ -186,8 +186,7 @@ class Bench:
                 row |= told(chosen.plan)
                 if chosen is not prepared:
                     smaller = run.carried_out(chosen)
-            with run.clock("refine"):
-                found = trained.refined(smaller, refinement)
+            found = trained.refined(smaller, refinement)
             row["seconds"] = row["seconds"] | {"refine": round(run.clock.seconds["refine"], 2)}
             yield row | {"stage": "refined", "best_step": found.best_step} | self.figures(found.model)
 

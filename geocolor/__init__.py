@@ -1,10 +1,14 @@
 """geocolor: cross-layer parameter sharing of neural networks, as graph coloring.
 
+    smaller = geocolor.compress(model, batches, keep=0.8)
+    geocolor.save(smaller, "smaller")
+
+or step by step:
+
     curvature = geocolor.measure(model, batches)
     graph = geocolor.price(model, curvature)
     plan = geocolor.plan(graph, keep=0.8)
     smaller = geocolor.apply(model, plan, curvature)
-    geocolor.save(smaller, "smaller")
 
 Importing geocolor registers the saved format with transformers, so that its Auto classes load such folders.
 """
@@ -17,9 +21,10 @@ except ImportError as error:  # pragma: no cover - depends on the installation
     ) from error
 
 from geocolor import transformers_quantizer as _register  # noqa: F401
-from geocolor.backend import merge_to_dense
+from geocolor.backend import merge_to_dense, plan_of
 from geocolor.calibration import calibrate
 from geocolor.carry_out import apply
+from geocolor.compression import compress
 from geocolor.curvature import Curvature, load_curvature, measure
 from geocolor.evaluation import Evaluation, evaluate
 from geocolor.flops import merge_slow
@@ -48,6 +53,7 @@ __all__ = [
     "Refinement",
     "apply",
     "calibrate",
+    "compress",
     "each_linear_once",
     "evaluate",
     "export_dense",
@@ -61,6 +67,7 @@ __all__ = [
     "merge_to_dense",
     "pack",
     "plan",
+    "plan_of",
     "price",
     "read_plan",
     "refine",

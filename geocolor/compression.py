@@ -1,7 +1,7 @@
 """The whole job: measure, price, plan, apply, save, load again, compare with the dense model."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,47 @@ from geocolor.clock import Clock
 from geocolor.curvature import Curvature
 from geocolor.evaluation import evaluate_pair
 from geocolor.figures import draw_plan
-from geocolor.losses import Loss
+from geocolor.losses import Batch, Loss
 from geocolor.mapped import converted
 from geocolor.memory import give_back
 from geocolor.pipeline import Pipeline
 from geocolor.plans import Plan, write_plan
-from geocolor.presets import SEARCHED
+from geocolor.preflight import check_settings, check_weights
 from geocolor.prices import Prices
 from geocolor.refinement import RefineSettings
 from geocolor.report import Report, refinement_report, run_report, weight_bytes, write_report
+from geocolor.settings import Settings
 from geocolor.storage import load, save
 from geocolor.transformers_format import is_transformers_model
+
+
+def compress(
+    model: nn.Module,
+    calibration: Iterable[Batch],
+    keep: float | None = None,
+    *,
+    loss: Loss | None = None,
+    refinement: RefineSettings | None = None,
+    progress: bool = False,
+    **asked: Any,
+) -> nn.Module:
+    """The smaller model, as `geocolor compress` makes it; the model itself stays as it is.
+
+    `keep` is the fraction of the parameters in scope that may remain. `asked` are other fields of
+    `geocolor.settings.Settings`: `bases`, `max_flops`, `preset`, `solver`, `rounds`, `time_limit`, `include`, … With
+    `refinement` the factors are then trained on the calibration data. `plan_of` gives the plan of what comes back.
+
+    Raises `ValueError` for settings that no model can meet, weights that are not finite, or a budget out of reach.
+    """
+    run = Pipeline(model, list(calibration), Settings(keep=keep, **asked), loss, progress=progress)
+    check_settings(run.settings)
+    check_weights(model)
+    if not run.calibration:
+        raise ValueError("compress needs batches to calibrate on; the calibration data are empty")
+    smaller = run.carried_out(run.prepared(refinement=refinement))
+    if refinement is not None:
+        run.refined(smaller, refinement)
+    return smaller
 
 
 def compress_into(
@@ -49,17 +79,11 @@ def compress_into(
     out, journal, clock = Path(out), run.journal, run.clock
     overwrite = overwrite or journal.written
     refuse_occupied(out, overwrite)
-    tried = refinement is not None and run.settings.preset == SEARCHED
-    if curvature is None and tried:
-        curvature = run.measured()
-    prepared = run.prepared(curvature, prices)
-    if refinement is not None and tried and curvature is not None and not curvature.rounds:
-        prepared = run.nearest_refined([prepared, *run.without_looks(curvature)], refinement)
+    prepared = run.prepared(curvature, prices, refinement)
     smaller = run.carried_out(prepared)
     extra: Report = {"preset": run.settings.preset}
     if refinement is not None:
-        with clock("refine"):
-            extra |= refinement_report(run.refined(smaller, refinement))
+        extra |= refinement_report(run.refined(smaller, refinement))
     journal.writes_now()
     plan = plan_of(smaller) or prepared.plan
     del prepared

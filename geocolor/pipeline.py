@@ -89,18 +89,27 @@ class Pipeline:
         """Where parameters lie that memory has no room for; None where it is not bounded."""
         return None if self.settings.memory is None else self.journal.folder
 
-    def prepared(self, curvature: Curvature | None = None, prices: Prices | None = None) -> Prepared:
+    def prepared(
+        self,
+        curvature: Curvature | None = None,
+        prices: Prices | None = None,
+        refinement: RefineSettings | None = None,
+    ) -> Prepared:
         """Measure curvature, price the layers, search plans, keep the one that does least damage on calibration data.
 
         `curvature`: measured already, with these settings, and for a preset not calibrated; `prices`: what was priced
-        under it, used where it was with the same settings.
+        under it, used where it was with the same settings. Where `refinement` will follow, a plan made for it is tried.
         """
         if self.settings.preset == GEO_SHARING:
             return self._by_axes()
         preset = find_preset(self.settings.preset)
         if preset is not None:
             return self._by_preset(preset, curvature)
-        return self.searched(self.priced(curvature, prices)[1])
+        if refinement is None:
+            return self.searched(self.priced(curvature, prices)[1])
+        curvature = self.measured() if curvature is None else curvature
+        found = self.searched(self.priced(curvature, prices)[1])
+        return found if curvature.rounds else self.nearest_refined([found, *self.without_looks(curvature)], refinement)
 
     def measured(self) -> Curvature:
         """The curvature that the preset asks for, where the settings name none."""
@@ -214,9 +223,7 @@ class Pipeline:
         trial = replace(refinement, steps=steps, evaluate_every=max(steps, 1))
 
         def divergence(prepared: Prepared) -> float:
-            smaller = unkept.carried_out(prepared)
-            with self.clock("refine"):
-                return unkept.refined(smaller, trial).after
+            return unkept.refined(unkept.carried_out(prepared), trial).after
 
         found = [self.journal.value(f"trial/{k}", partial(divergence, each)) for k, each in enumerate(contenders)]
         return contenders[found.index(min(found))]
@@ -242,17 +249,10 @@ class Pipeline:
 
     def refined(self, smaller: nn.Module, refinement: RefineSettings) -> Refinement:
         """The smaller model's factors trained, in place, to match the dense model on calibration data."""
-        return refine(
-            smaller,
-            self.model,
-            self.calibration,
-            refinement,
-            loss=self.loss,
-            checkpoint=self.journal.part("refinement.safetensors").path,
-            keep_checkpoint=True,
-            inplace=True,
-            progress=self.progress,
-        )
+        known: dict[str, Any] = {"checkpoint": self.journal.part("refinement.safetensors").path, "loss": self.loss}
+        known |= {"keep_checkpoint": True, "inplace": True, "progress": self.progress}
+        with self.clock("refine"):
+            return refine(smaller, self.model, self.calibration, refinement, **known)
 
     def _graph(
         self, curvature: Curvature, power: float | Sequence[float], near: Sequence[Sequence[int]] | None = None
