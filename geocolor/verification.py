@@ -79,7 +79,8 @@ def verified(
 
     def measured(plan: Plan) -> float:
         computed: dict[str, Any] = {"metrics": graph.metrics, "known": graph.factors, "borrowing": True}
-        candidate = apply(model, plan, graph.curvature, **computed, progress=progress)
+        files = journal.folder if graph.bounded else None
+        candidate = apply(model, plan, graph.curvature, **computed, files=files, progress=progress)
         graph.set_aside()
         return divergence_of(model, candidate, batches, loss, progress=progress)
 

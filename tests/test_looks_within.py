@@ -1,20 +1,23 @@
 """Looks and verdicts where memory is bounded: what stands for weights lies in a file, gradients come one by one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import geocolor
-from geocolor import calibration
+from geocolor import calibration, verification
 from geocolor.curvature import load_curvature
 from geocolor.graph import CostGraph
 from geocolor.hulls_within import HullsWithin
+from geocolor.journal import Journal
 from geocolor.mapped import Spool, Spooled, put_in_files
 from geocolor.pipeline import Pipeline
 from geocolor.settings import Settings
 from geocolor.stand_ins import planned, without_sharing
+from tests.test_mapped import in_files, linux
 from tests.test_windows import small
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -59,6 +62,33 @@ def test_stand_ins_lie_in_a_file_and_looks_from_them_see_the_same(
             assert torch.equal(one.weight, other.weight)
         seen = [calibration._slopes(network, each, batches, loss) for each in (held, loose)]
         assert seen[0] == seen[1]
+
+
+@linux
+def test_candidates_lie_in_files_and_verdicts_are_the_same(
+    network: nn.Module,
+    batches: Batches,
+    bounded: CostGraph,
+    plan: geocolor.Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried, inner = [], verification.divergence_of
+
+    def told(model: nn.Module, candidate: nn.Module, *others: Any, **options: Any) -> float:
+        own = {name for name, _ in candidate.named_parameters()} - {name for name, _ in model.named_parameters()}
+        tried.append((own, own & in_files(candidate)))
+        return inner(model, candidate, *others, **options)
+
+    monkeypatch.setattr(verification, "divergence_of", told)
+    free = geocolor.price(network, geocolor.measure(network, batches))
+    verdicts = []
+    for graph, journal in ((free, Journal()), (bounded, Journal(tmp_path))):
+        tried.clear()
+        verdicts.append(verification.verified(network, graph, [plan], batches, journal=journal))
+        assert tried
+        assert all(own and found == (own if graph.bounded else set()) for own, found in tried)
+    assert verdicts[0].damage == verdicts[1].damage
 
 
 def test_gradients_are_let_go_of_one_by_one_and_those_of_the_user_stay(
