@@ -16,6 +16,7 @@ from geocolor.losses import Batch, Classification, check_classes, default_loss, 
 from geocolor.presets import GEO_SHARING, SEARCHED, find_preset
 from geocolor.settings import Settings
 from solvers import GroupProblem, MedoidProblem, PairwiseProblem, Problem, find_solver, solver_names
+from solvers.atomic import refuse_folder
 
 Form = Literal["group", "medoid", "pairwise"]
 
@@ -110,8 +111,7 @@ def check_file(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
     """Raise where a file cannot be written at `path` (None passes), or its name ends otherwise than in `suffixes`."""
     if path is None:
         return
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a file: choose another name")
+    refuse_folder(path)
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"cannot write {path}: its name has to end in {', '.join(suffixes[:-1])} or {suffixes[-1]}")
     check_place(path)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from solvers.atomic import write_atomically
+from solvers.atomic import refuse_folder, writable_folder, write_atomically
 from solvers.certify import Verdict, certify
 from solvers.formats import FORMATS, read
 from solvers.problem import Problem
@@ -32,6 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.file is None:
         parser.error("name a file with a problem, or --list")
     try:
+        if asked.json is not None:
+            refuse_folder(asked.json)
+            writable_folder(asked.json.parent)
         problem = read(asked.file, asked.format)
         if asked.K is not None:
             problem = _with_limit(problem, asked.K)
@@ -47,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped before a coloring was found", file=sys.stderr)
         return 130
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"error: {said}", file=sys.stderr)
         return 2
     return 0 if solution.coloring is not None else 1
 
@@ -121,4 +126,6 @@ def _finite(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # whoever reads may stop: `| head`
     sys.exit(main())

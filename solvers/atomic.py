@@ -15,10 +15,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     leave one, its name begins with a dot). Raises ``OSError`` with a sentence where the folder cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, not a file: choose another name")
+    refuse_folder(path)
     folder = writable_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=folder)
+    except (FileNotFoundError, PermissionError) as error:
+        raise type(error)(f"cannot write {path}: nothing can be made in {folder}; choose another place") from error
     os.close(handle)
     temporary = Path(name)
     try:
@@ -28,6 +30,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def refuse_folder(path: Path) -> None:
+    """Raise IsADirectoryError where a folder lies at the place of a file."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file: choose another name")
 
 
 def writable_folder(folder: Path) -> Path:

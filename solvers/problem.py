@@ -57,7 +57,10 @@ def checked_matrix(values: ArrayLike, name: str, *, ndim: int) -> NDArray[np.flo
     Raises:
         ValueError: on a wrong number of axes, or on NaN or −inf; the sentence names the index.
     """
-    array = np.array(values, dtype=np.float64)
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} must be an array of numbers with {ndim} axes: {error}") from error
     if array.ndim != ndim and not (array.size == 0 and array.ndim <= ndim):
         raise ValueError(f"{name} must have {ndim} axes, got an array of shape {array.shape}")
     bad = np.isnan(array) | (array == -np.inf)

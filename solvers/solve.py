@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
+from numbers import Integral
 
 from solvers.auto import Auto, choose
 from solvers.bounds import quick_bound, strong_bound
@@ -22,7 +24,7 @@ def solve(
     *,
     time_limit: float = 60.0,
     seed: int = 0,
-    start: Coloring | None = None,
+    start: Iterable[int] | None = None,
     deterministic: bool = False,
 ) -> Solution:
     """Search for the cheapest coloring of a problem.
@@ -32,7 +34,7 @@ def solve(
         solver: a name (see ``solver_names``) or a solver object with its settings.
         time_limit: seconds; inf for none. A solver that has time to finish gives the same answer for the same seed.
         seed: where all randomness comes from.
-        start: a coloring to begin from; the answer is never worse.
+        start: a coloring to begin from, or its colors; the answer is never worse.
         deterministic: count steps instead of wall time against the limit, so that a run cut short ends at the same
             place on any machine and with any number of workers; the wall time it takes is then only roughly the limit.
 
@@ -42,12 +44,17 @@ def solve(
 
     Raises:
         ValueError: for an unknown solver, one that does not support the problem (the sentence names those that do), a
-            negative time limit, or a start of the wrong length.
+            negative time limit or seed, or a start of the wrong length.
+        TypeError: for what is no problem at all.
         RuntimeError: when a solver claims a bound above the cost of a coloring: a defect of that solver.
     """
     chosen = find_solver(solver)
     if math.isnan(time_limit) or time_limit < 0:
         raise ValueError(f"time_limit must be 0 seconds or more, got {time_limit}")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed must be a whole number, 0 or more, got {seed!r}")
+    if not isinstance(problem, Problem):
+        raise TypeError(f"solve takes a problem, such as MedoidProblem(cost, K), not a {type(problem).__name__}")
     _check_support(chosen, problem)
     picked = ""
     if isinstance(chosen, Auto):
@@ -59,7 +66,7 @@ def solve(
     first = quick_bound(problem)
     search.prove(first.value, first.certificate)
     if start is not None:
-        search.offer(checked_coloring(start, problem.size))
+        search.offer(checked_coloring(Coloring(start), problem.size))
     interrupted = False
     if first.value == math.inf:
         search.note(first.reason)

@@ -86,8 +86,16 @@ def test_a_read_only_place_is_refused_before_any_work(tmp_path: Path) -> None:
 def test_a_place_where_not_even_root_may_write_is_refused_before_any_work() -> None:
     with pytest.raises(PermissionError, match="nothing can be made in /proc; choose another place"):
         refuse_occupied(Path("/proc/geocolor/out"))
-    with pytest.raises(OSError, match="/proc"):
-        write_atomically(Path("/proc/geocolor/plan.json"), lambda path: path.write_text("x"))
+    for name in ("geocolor/plan.json", "plan.json"):
+        with pytest.raises(OSError, match=r"cannot (create|write) .*/proc.*choose another place"):
+            write_atomically(Path("/proc", name), lambda path: path.write_text("x"))
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"plan\.json is a folder, not a file"):
+        write_atomically(tmp_path / "plan.json", lambda path: path.write_text("x"))
+    assert [*tmp_path.iterdir()] == [tmp_path / "plan.json"]
 
 
 def test_files_are_as_readable_as_any_other(tmp_path: Path) -> None:

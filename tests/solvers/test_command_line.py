@@ -42,7 +42,9 @@ def test_a_smaller_K_can_make_it_infeasible(triangle):
 
 def test_mistakes_become_a_sentence(triangle):
     for arguments, sentence in [
-        (["missing.col"], "No such file"),
+        (["missing.col"], "error: missing.col: No such file"),
+        ([triangle, "--seed", "-1"], "seed must be a whole number, 0 or more, got -1"),
+        ([triangle, "--json", triangle.parent], "is a folder, not a file"),
         ([triangle, "--solver", "cpsat"], "there is no solver 'cpsat'; did you mean 'cp_sat'?"),
         ([triangle, "--time-limit", "-1"], "time_limit must be 0 seconds or more"),
         ([triangle, "--format", "json"], "line 1, column 1: this is no JSON"),
@@ -53,6 +55,7 @@ def test_mistakes_become_a_sentence(triangle):
         assert done.returncode == 2
         assert sentence in done.stderr
         assert "Traceback" not in done.stderr
+        assert done.stdout == "" or "/proc/out.json" in arguments
 
 
 def test_solvers_are_listed_with_what_they_take():

@@ -102,6 +102,8 @@ def test_classes_that_have_a_choice_of_labels_are_assigned_at_the_least_cost():
     ("arguments", "sentence"),
     [
         (([[0, math.nan]], 1), r"cost\[0, 1\] is nan"),
+        (([[0, 1], [0]], 1), r"cost must be an array of numbers with 2 axes: "),
+        (([["a"]], 1), r"cost must be an array of numbers with 2 axes: could not convert"),
         (([[0, -math.inf]], 1), r"cost\[0, 1\] is -inf"),
         (([1.0, 2.0], 1), r"cost must have 2 axes, got an array of shape \(2,\)"),
         (([[0]], -1), "K must be a whole number of bases, 0 or more, got -1"),
