@@ -278,6 +278,12 @@ def _in_file(tensor: Tensor, folder: Path, written: bool = False) -> Tensor:
     with telling_of_space(folder), tempfile.NamedTemporaryFile(prefix=".mapped.", dir=folder) as file:
         file.write(data_of(tensor))
         file.flush()
-        storage = torch.UntypedStorage.from_file(file.name, written, tensor.nbytes)
+        try:
+            storage = torch.UntypedStorage.from_file(file.name, written, tensor.nbytes)
+        except RuntimeError as error:
+            raise ValueError(
+                f"cannot map a parameter from its file in {folder} ({error}): where the model has tens of thousands of "
+                "them, a process needs more maps than vm.max_map_count allows; raise it, or leave out --memory"
+            ) from error
     assert isinstance(storage, torch.UntypedStorage)
     return torch.empty(0, dtype=tensor.dtype).set_(storage, 0, tensor.shape, tensor.stride())

@@ -151,6 +151,17 @@ def test_parameters_put_in_files_keep_their_values_and_can_be_trained(tmp_path: 
 
 
 @linux
+def test_a_system_that_maps_no_more_is_said_with_what_would_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise RuntimeError("unable to mmap 64 bytes: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", refused)
+    with pytest.raises(ValueError, match=r"Cannot allocate memory.*raise it, or leave out --memory"):
+        put_in_files(nn.Linear(2, 2).parameters(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@linux
 def test_a_copy_in_files_has_the_values_and_the_ties(tmp_path: Path) -> None:
     model = nn.ModuleDict({"a": nn.Linear(30, 30), "b": nn.Linear(30, 30), "c": nn.Conv2d(2, 3, 3).bfloat16()})
     model["b"].weight = model["a"].weight
