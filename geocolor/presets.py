@@ -65,7 +65,12 @@ class Preset:
         self, model: nn.Module, curvature: Curvature, keep: float, batch: Batch, loss: Loss | None = None
     ) -> tuple[CostGraph, Plan]:
         """The plan, and the graph whose curvature `geocolor.apply` needs; `batch` shows which layers read a norm."""
-        groups = self.groups(model, curvature, batch, loss)
+        layers = curvature.layers
+        groups = [
+            part  # layers of one input share no basis: none is narrower
+            for group in self.groups(model, curvature, batch, loss)
+            for part in ([group] if layers[group[0]].n > 1 else [(i,) for i in group])
+        ]
         graph = price(model, pooled(curvature, groups), kinds=("in",))
         if self.ranks == "uniform":
             ranks = uniform(graph, groups, keep)

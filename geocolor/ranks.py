@@ -77,17 +77,17 @@ def shifted_to_last(graph: CostGraph, groups: Sequence[Group], ranks: Sequence[f
 def rounded(graph: CostGraph, groups: Sequence[Group], ranks: Sequence[float], keep: float) -> list[Option]:
     """`in` bases of whole ranks, each `ranks` rounded down, the largest remainders up while the budget lasts.
 
-    All rules then keep the same number of parameters up to one rank of one class. Raises `UnreachableError` where
-    ranks of 1 are more than `keep`.
+    All rules then keep the same number of parameters up to one rank of one class. A layer of one input or one output
+    by itself stays dense: no factors are smaller. Raises `UnreachableError` where ranks of 1 are more than `keep`.
     """
     shapes = _shapes(graph, groups)
-    most = [max(1, min(n - 1, m - (len(group) == 1))) for (n, m), group in zip(shapes, groups, strict=True)]
+    most = [min(n - 1, m - (len(group) == 1)) for (n, m), group in zip(shapes, groups, strict=True)]
     whole = [min(max(1, int(rank)), top) for rank, top in zip(ranks, most, strict=True)]
     budget = math.floor(keep * graph.parameters_dense)
-    spent = sum(rank * (n + m) for rank, (n, m) in zip(whole, shapes, strict=True))
+    spent = sum(rank * (n + m) if rank else n * m for rank, (n, m) in zip(whole, shapes, strict=True))
     while spent > budget:  # ranks of 1 took more than their share: the largest ones pay
         k = max(range(len(groups)), key=lambda k: whole[k])
-        if whole[k] == 1:
+        if whole[k] <= 1:
             raise UnreachableError(
                 f"ranks of 1 keep {spent / graph.parameters_dense:.4g} of the parameters, more than {keep:g}: raise "
                 "keep"
@@ -110,6 +110,8 @@ def rounded(graph: CostGraph, groups: Sequence[Group], ranks: Sequence[float], k
             damage=math.nan,
             operations=rank * (graph.inputs_read(group) * n + _loaded_height(graph, group)),
         )
+        if rank
+        else Option("dense", None, None, n * m, 0.0, n * _loaded_height(graph, group))
         for rank, (n, m), group in zip(whole, shapes, groups, strict=True)
     ]
 

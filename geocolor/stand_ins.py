@@ -33,7 +33,7 @@ class StandIn:
 def without_sharing(graph: CostGraph, keep: float, *, every: bool = False) -> list[StandIn]:
     """Those of the best allocation in which no basis is shared, or of the smallest where `keep` cannot be reached.
 
-    With `every` layers that it leaves dense have one too, of the rank they would take next.
+    With `every` layers that it leaves dense have one too, of the rank they would take next, if there is one.
     """
     groups = [(i,) for i in range(len(graph.layers))]
     alone = allocate(graph, groups, int(keep * graph.parameters_dense), at_least=True)
@@ -42,7 +42,8 @@ def without_sharing(graph: CostGraph, keep: float, *, every: bool = False) -> li
         if option.kind == "dense" and every:
             hull = graph.hull((index,))
             factored = hull.take((hull.kind != "dense").nonzero()[0])
-            options[index] = factored[factored.at(alone.price)]
+            if len(factored):  # none of a vector, or of the smallest matrices: factors would be no smaller
+                options[index] = factored[factored.at(alone.price)]
     return _factored(graph, groups, options)
 
 

@@ -63,6 +63,8 @@ class MedoidCosts(ABC):
     ) -> tuple[float, tuple[int, ...]]:
         """``cost_of`` from ``[C, G]`` the price of each class with each label and the candidate that gives it."""
         total, choice = choose_owners(prices, self.limits, leave_out)
+        if not best.shape[1]:  # no candidate has a label, because there is none
+            return total, (-1,) * len(best)
         chosen = np.where(choice >= 0, best[np.arange(len(best)), np.maximum(choice, 0)], -1)
         return total, tuple(chosen.tolist())
 

@@ -39,6 +39,7 @@ def shrink(
 
     Raises:
         ValueError: when ``problem`` itself does not fail.
+        TypeError: for a problem of another kind than medoid, pairwise and group.
 
     >>> costs = np.random.default_rng(0).random((8, 8))
     >>> small = shrink(MedoidProblem(costs, K=2), lambda p: (p.cost_matrix[:, :2].min(axis=1) > 0.5).any())
@@ -103,7 +104,10 @@ def restricted(problem: Problem, items: Sequence[int]) -> Problem:
     if isinstance(problem, PairwiseProblem):
         inside = np.ix_(kept, kept)
         return PairwiseProblem(problem.weight[inside], problem.conflict[inside], problem.opening, problem.K)
-    assert isinstance(problem, GroupProblem)
+    if not isinstance(problem, GroupProblem):
+        raise TypeError(
+            f"how to make a {type(problem).__name__} smaller is not known; write it as a MedoidProblem, say"
+        )
     return GroupProblem(
         len(kept),
         lambda group: problem.class_cost([kept[item] for item in group]),

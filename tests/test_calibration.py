@@ -102,6 +102,17 @@ def test_the_model_is_left_as_it_was(network: nn.Module, curvature: Curvature, b
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_vectors_are_looked_at_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1), nn.Linear(1, 3))
+    data = [(torch.randn(64, 1), torch.randint(3, (64,)))]
+    curvature = geocolor.measure(model, data)
+    seen = calibrate(model, curvature, data, rounds=1)
+    assert seen.rounds == curvature.rounds + 1
+    plan = geocolor.plan(geocolor.price(model, seen), keep=0.7, solver="greedy")
+    assert plan.kept <= 0.7
+
+
 def test_batches_may_come_once_only(network: nn.Module, curvature: Curvature, batches: Batches) -> None:
     once, twice = (
         calibrate(network, curvature, iter(batches), rounds=1),

@@ -299,3 +299,43 @@ def test_near_the_dense_model_no_update_is_tried(model: nn.Module, clips: Batche
         warnings.simplefilter("ignore")
         for settings in (Settings(keep=0.8, solver="private"), Settings(keep=0.5, solver="private", trust_region=0.5)):
             assert Pipeline(model, clips, settings).prepared().updated == "never"
+
+
+class Narrow(nn.Module):
+    """From one number to one number, by way of eight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.widen, self.mix, self.narrow = nn.Linear(1, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.narrow(torch.tanh(self.mix(torch.tanh(self.widen(x)))))
+        return y
+
+
+class Narrows(nn.Module):
+    """A classifier of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Narrow() for _ in range(2))
+        self.head = nn.Linear(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        y: Tensor = self.head(x)
+        return y
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_layers_of_one_input_or_by_themselves_of_one_output_stay_dense(preset: str) -> None:
+    torch.manual_seed(0)
+    model = Narrows().eval()
+    data = [(torch.randn(32, 1), torch.randint(3, (32,))) for _ in range(3)]
+    smaller, plan = compressed(model, data, preset, keep=0.75)
+    assert plan.kept <= 0.75
+    alone = ("widen", "narrow") if PRESETS[preset].size == 1 else ("widen",)
+    for name in (f"blocks.{block}.{name}" for block in range(2) for name in alone):
+        assert plan.class_of(name).kind == "dense"
+    assert parameter_count(smaller) < parameter_count(model)

@@ -145,6 +145,7 @@ def test_no_items_cost_nothing_and_no_candidates_leave_only_penalties():
     assert solve(MedoidProblem([], 1)).cost == 0
     assert solve(MedoidProblem(np.zeros((2, 0)), 1, penalty=[1, 2])).cost == 3
     assert solve(MedoidProblem(np.zeros((2, 0)), 1)).status == "infeasible"
+    assert solve(MedoidProblem(np.zeros((2, 0)), {}, penalty=[1, 2], group=())).cost == 3
 
 
 def test_costs_of_very_different_size_in_one_matrix_are_kept_apart():

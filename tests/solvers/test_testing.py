@@ -199,6 +199,8 @@ def test_an_exception_is_hunted_by_its_type():
 def test_what_does_not_fail_cannot_be_shrunk():
     with pytest.raises(ValueError, match="does not fail"):
         shrink(MedoidProblem(np.ones((3, 3)), 1), lambda p: False)
+    with pytest.raises(TypeError, match="how to make a SparseMedoidProblem smaller is not known"):
+        shrink(SparseMedoidProblem([0, 1], [0], [1.0], candidates=1, K=1), lambda p: True)
 
 
 def test_the_shrinker_keeps_to_its_checks():
