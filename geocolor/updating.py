@@ -44,8 +44,9 @@ def update_coefficients(
 
     `C = argmin tr(G δ A' δᵀ)`, `δ = L C Rᵀ − W`, with `A'` the second moment of the inputs in `smaller` and `G` and the
     damping of `curvature` (`G = I` is what the papers do). Bases and sizes stay. In the order in which layers run;
-    those that read one input are updated together. Costs a forward pass over `batches` for every input. What the
-    `journal` holds is not fitted again. With a folder `files` coefficients then lie in files there (`geocolor.mapped`).
+    those that read one input are updated together, and those that read nothing are left as they are. Costs a forward
+    pass over `batches` for every input. What the `journal` holds is not fitted again. With a folder `files`
+    coefficients then lie in files there (`geocolor.mapped`).
     """
     journal = journal or Journal()
     factored = factored_layers(smaller)
@@ -56,7 +57,10 @@ def update_coefficients(
     ran = inputs_read(smaller, batches[0], loss, list(layers.values()))
 
     def fitted(first: str) -> dict[str, Tensor]:
-        A = damped(input_moment(smaller, layers[first], batches, loss), curvature.damping)
+        seen = input_moment(smaller, layers[first], batches, loss)
+        if seen is None:
+            return {}
+        A = damped(seen, curvature.damping)
         found = {}
         for name in (name for name, group in ran.items() if group == first):
             bases = {s: b.map.weight.detach().flatten(1).double().cpu() for s, b in factored[name].bases().items()}
@@ -123,8 +127,11 @@ def inputs_read(model: nn.Module, batch: Batch, loss: Loss, layers: Sequence[Lay
     return groups.inputs
 
 
-def input_moment(model: nn.Module, layer: Layer, batches: Sequence[Batch], loss: Loss) -> Tensor:
-    """`Σ x xᵀ / positions` of what `layer` reads, n × n; every pass ends where the layer is first called."""
+def input_moment(model: nn.Module, layer: Layer, batches: Sequence[Batch], loss: Loss) -> Tensor | None:
+    """`Σ x xᵀ / positions` of what `layer` reads, n × n; every pass ends where the layer is first called.
+
+    None where it reads no position, as an expert may that these batches are not sent to.
+    """
     moment, count, mask = torch.zeros(layer.n, layer.n, dtype=torch.float64), 0, None
 
     def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -145,7 +152,7 @@ def input_moment(model: nn.Module, layer: Layer, batches: Sequence[Batch], loss:
                     loss.forward(model, batch)
     finally:
         handle.remove()
-    return moment / count
+    return moment / count if count else None
 
 
 class _ReadError(Exception):

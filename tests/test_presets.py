@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import geocolor
 from benchmarks.kwt1 import KeywordTransformer
 from geocolor.backend import factored_layers, plan_of
 from geocolor.compression import compress_into
@@ -24,6 +25,7 @@ from geocolor.preflight import check_settings
 from geocolor.presets import PRESETS, Preset, find_preset
 from geocolor.refinement import RefineSettings
 from geocolor.settings import Settings
+from geocolor.updating import update_coefficients
 
 KEEP = 0.6
 Batches = list[tuple[Tensor, Tensor]]
@@ -299,6 +301,38 @@ def test_near_the_dense_model_no_update_is_tried(model: nn.Module, clips: Batche
         warnings.simplefilter("ignore")
         for settings in (Settings(keep=0.8, solver="private"), Settings(keep=0.5, solver="private", trust_region=0.5)):
             assert Pipeline(model, clips, settings).prepared().updated == "never"
+
+
+class Experts(nn.Module):
+    """Each sample goes to the expert of its sign."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(2))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        for expert, chosen in zip(self.experts, (x[:, 0] < 0, x[:, 0] >= 0), strict=True):
+            y[chosen] = expert(x[chosen])
+        found: Tensor = self.head(torch.tanh(y))
+        return found
+
+
+def test_an_update_leaves_an_expert_alone_that_the_data_are_not_sent_to() -> None:
+    torch.manual_seed(0)
+    model = Experts().eval()
+    x, y = torch.randn(256, 8), torch.randint(3, (256,))
+    curvature = measure(model, [(x, y)])
+    plan = geocolor.plan(geocolor.price(model, curvature, kinds=("in",)), keep=0.7, solver="private")
+    smaller = geocolor.apply(model, plan, curvature)
+    before = {name: layer.coefficients.weight.clone() for name, layer in factored_layers(smaller).items()}
+    assert len(before) == 2
+    update_coefficients(smaller, model, [(x[x[:, 0] < 0], y[x[:, 0] < 0])], curvature)
+    changed = {
+        name: not torch.equal(before[name], factored_layers(smaller)[name].coefficients.weight) for name in before
+    }
+    assert changed == {"experts.0": True, "experts.1": False}
 
 
 class Narrow(nn.Module):
