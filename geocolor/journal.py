@@ -152,6 +152,8 @@ def refuse_output(out: Path, overwrite: bool, *sources: str | None) -> None:
 
     Raises ValueError where the folder is, or holds, one of the `sources` that are read: it will be replaced.
     """
+    if not out.name:
+        raise ValueError(f"{str(out)!r} has no name of its own: choose a folder in it")
     for source in sources:
         if source is not None and Path(source).exists():
             place = Path(source).resolve()

@@ -33,6 +33,9 @@ def grid(
     `common` is what all cells share beside the settings: model, data, batches. Raises `ValueError` for settings that no
     model can meet, before anything runs.
     """
+    for option, values in (("keep", keep), ("solver", solvers), ("preset", presets)):
+        if not values:
+            raise ValueError(f"--{option} names nothing, so the sweep has no cell: name at least one")
     cells: list[Cell] = []
     for preset in presets:
         for size in keep:

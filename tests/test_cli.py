@@ -465,7 +465,8 @@ def test_occupied_output_is_refused_and_nothing_is_lost(place: Path, refuse: Ref
         assert "--overwrite" in said
         assert "text.txt is a file" in refuse(*plain(command), "--keep", "0.5", "-o", "text.txt")
     assert "already holds something" in refuse("demo", "-o", "occupied")
-    for held in ("llama", "."):
+    assert "'.' has no name of its own" in refuse(*plain("plan"), "--keep", "0.5", "-o", ".")
+    for held in ("llama", "../" + place.name):
         said = refuse("compress", "llama", "--data", "text.txt", "--keep", "0.5", "-o", held, "--overwrite")
         assert f"{held} would replace llama, which is read" in said
     assert (place / "llama" / "config.json").exists()

@@ -128,6 +128,11 @@ def test_cells_that_no_model_can_meet_are_refused_before_anything_runs(
         grid({}, Settings(), (0.8, keep), (solver,), (preset,))
 
 
+def test_a_grid_without_a_cell_is_refused() -> None:
+    with pytest.raises(ValueError, match="--keep names nothing, so the sweep has no cell"):
+        grid({}, Settings(), (), ("auto",), ("svd",))
+
+
 def test_names_of_files_become_absolute_and_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").touch()
