@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from benchmarks.subjects import SUBJECTS, Name, Subject, check_data
+from benchmarks.subjects import DAMAGES, SUBJECTS, Name, Subject, check_data
 from geocolor.atomic import write_atomically
 from geocolor.clock import Clock
 from geocolor.curvature import Curvature
@@ -334,36 +334,40 @@ def _ratio(methods: Mapping[str, Row]) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Damage against size: a row of panels for each stage, a column for each model."""
+    """Damage against size: a panel for each model, one shot, and then those that were refined."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     cases = by_case(rows)
-    models = list(dict.fromkeys(case[0] for case in cases))
-    stages = [stage for stage in ("one shot", "refined") if any(case[1] == stage for case in cases)]
-    figure = Figure(figsize=(3.4 * len(models), 3.1 * len(stages) + 0.9), facecolor="white", layout="constrained")
-    panels = figure.subplots(len(stages), len(models), squeeze=False)
-    for line, stage in zip(panels, stages, strict=True):
-        for axes, model in zip(line, models, strict=True):
-            if not any(case[:2] == (model, stage) for case in cases):
-                axes.set_axis_off()
-                continue
-            for method in reversed(METHODS):
-                points = sorted(
-                    (keep, max(methods[method]["damage"], 1e-5))
-                    for (name, when, keep), methods in cases.items()
-                    if (name, when) == (model, stage) and method in methods
-                )
-                if points:
-                    axes.plot(*zip(*points, strict=True), **_style(method), label=method)
-            axes.set(yscale="log", title=f"{model}, {stage}", xlabel="kept fraction", xlim=(0.27, 0.93))
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
-            axes.grid(alpha=0.25)
-        line[0].set_ylabel("damage on test data")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=7, frameon=False, fontsize=8)
+    drawn = sorted(dict.fromkeys((stage, model) for model, stage, _ in cases), key=lambda each: each[0] == "refined")
+    columns = min(len(drawn), 3)
+    lines = -(-len(drawn) // columns)
+    figure = Figure(figsize=(4.2 * columns, 3.3 * lines + 1.2), facecolor="white", layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels[len(drawn) :]:
+        axes.set_axis_off()
+    handles: dict[str, Any] = {}
+    for axes, (stage, model) in zip(panels, drawn, strict=False):
+        for method in METHODS:
+            points = sorted(
+                (keep, max(methods[method]["damage"], 1e-5))
+                for (name, when, keep), methods in cases.items()
+                if (name, when) == (model, stage) and method in methods
+            )
+            if points:
+                order = len(METHODS) - METHODS.index(method)  # ours above the others
+                [handles[method]] = axes.plot(*zip(*points, strict=True), **_style(method), label=method, zorder=order)
+        axes.set(yscale="log", title=f"{model}, {stage}", xlabel="kept fraction", xlim=(0.27, 0.93))
+        axes.set_ylabel(DAMAGES.get(model, "damage"))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.grid(alpha=0.25)
+    figure.suptitle("Damage on test data at equal size: lower is better", fontsize=12, weight="bold")
+    shown = [method for method in METHODS if method in handles]
+    figure.legend(
+        [handles[each] for each in shown], shown, loc="outside lower center", ncols=5, frameon=False, fontsize=8
+    )
     form = path.suffix.removeprefix(".")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=110))
 

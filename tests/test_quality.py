@@ -27,7 +27,6 @@ def small(_: Path | None = None) -> Subject:
         calibration=clips[:2],
         test=clips[2:],
         loss=Classification(),
-        damage="Δloss",
         description="random",
         refinement=RefineSettings(steps=2),
     )
