@@ -43,6 +43,7 @@ def compress(
     `keep` is the fraction of the parameters in scope that may remain. `asked` are other fields of
     `geocolor.settings.Settings`: `bases`, `max_flops`, `preset`, `solver`, `rounds`, `time_limit`, `include`, … With
     `refinement` the factors are then trained on the calibration data. `plan_of` gives the plan of what comes back.
+    Where matrices are packed into one parameter (`geocolor.left_out` says so), pass `geocolor.unpack(model)`.
 
     Raises `ValueError` for settings that no model can meet, weights that are not finite, or a budget out of reach.
     """
