@@ -332,11 +332,23 @@ def draw(rows: Sequence[Row], path: Path, unmeasured: Sequence[tuple[int, int]] 
     above[1, 0].legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
     title = "A plan from given statistics: Llama shapes, 7 matrices a block, weights (M: millions) at random, keep 0.8"
     figure.suptitle(title, fontsize=12, weight="bold")
+    below = [_sentence(row) for row in rows if row not in deep and row not in wide]
     if unmeasured:
         said = ", ".join(f"{plural(blocks, 'block')} of {hidden}" for blocks, hidden in unmeasured)
-        figure.supxlabel(f"not measured yet: {said}", fontsize=8)
+        below.append(f"not measured yet: {said}")
+    figure.supxlabel("\n".join(below), fontsize=10)
     form = path.suffix.removeprefix(".")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=110))
+
+
+def _sentence(row: Row) -> str:
+    """What there is to say of a model that is in neither series."""
+    seconds = sum(row["seconds"][step] for step in STEPS)
+    return (
+        f"{plural(row['blocks'], 'block')} of width {row['hidden']}, {row['parameters'] / 1e6:,.0f} M parameters, "
+        f"{row['pairs']} pairs: {duration(seconds)}; {size(row['peak'])} at the peak, {size(row['allowed'])} allowed, "
+        f"{size(row['statistics_dense_bytes'])} for all statistics"
+    )
 
 
 def _label(row: Row, what: str) -> str:
