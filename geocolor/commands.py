@@ -54,7 +54,7 @@ from geocolor.preflight import (
 from geocolor.presets import GEO_SHARING
 from geocolor.progress import countdown, waiting
 from geocolor.quantities import duration, size
-from geocolor.refinement import RefineSettings, refine
+from geocolor.refinement import RefineSettings
 from geocolor.report import (
     Report,
     comparison_report,
@@ -338,7 +338,7 @@ def refined(
     if plan is None:
         raise ValueError(f"{source} is not a compressed model: make one with `geocolor compress` or `geocolor apply`")
     calibration, test = _both(data_source, test_source, dense, tokenizer, sequence, batch_size)
-    calibration, clock = _first(calibration, samples), Clock()
+    calibration = _first(calibration, samples)
     expecting = partial(forecast_refinement, model, dense, calibration, settings, test)
     if dry_run:
         return say_expected(console, expecting(), out)
@@ -346,27 +346,18 @@ def refined(
     basis = {"model": digest_of_model(dense), "data": digest_of(calibration)}
     told = asdict(settings) | {"compressed model": digest_of_model(model), "test data": digest_of(test)}
     with _kept(out, basis, told, overwrite) as journal:
-        with clock("refine"):
-            found = refine(
-                model,
-                dense,
-                calibration,
-                settings,
-                checkpoint=journal.part("refinement.safetensors").path,
-                keep_checkpoint=True,
-                inplace=True,
-                progress=True,
-            )
+        run = Pipeline(dense, calibration, Settings(), progress=True, journal=journal)
+        found = run.refined(model, settings)
         occupied = overwrite or journal.written
         journal.writes_now()
-        with clock("save"):
+        with run.clock("save"):
             write_model(found.model.to(dtype=_stored_dtype(source)), out, plan, tokenizer, overwrite=occupied)
         report, _ = delivered(
             dense,
             plan,
             test,
             out,
-            clock=clock,
+            clock=run.clock,
             extra={"refined_from": source} | refinement_report(found),
             bytes_per_unit=_bytes_per_unit(dense, tokenizer, test),
             progress=True,

@@ -67,8 +67,10 @@ def folder_of(source: str | Path) -> Path | None:
 
     None where there are none, or the hub does not give them: loading the model says so.
     """
-    if Path(source).is_dir() or ":" in str(source):
-        return Path(source) if Path(source).is_dir() else None
+    if Path(source).is_dir():
+        return Path(source)
+    if ":" in str(source):
+        return None
 
     def found(*names: str) -> list[str]:
         return cached_files(str(source), list(names), _raise_exceptions_for_missing_entries=False) or []

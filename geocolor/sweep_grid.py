@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from geocolor.atomic import refuse_occupied
 from geocolor.forecast import Forecast
 from geocolor.preflight import check_settings
 from geocolor.presets import GEO_SHARING, SEARCHED
@@ -115,8 +116,7 @@ def forecast_sweep(cells: Sequence[Cell]) -> Forecast:
 def run_sweep(console: Console, cells: Sequence[Cell], out: Path, ray: str | None, dry_run: bool = False) -> Report:
     from geocolor import commands
 
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file, not a folder: choose another output folder")
+    refuse_occupied(out, overwrite=True)
     left = pending(cells, out)
     if dry_run:
         return commands.say_expected(console, forecast_sweep(left), out)
