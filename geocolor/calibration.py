@@ -197,6 +197,22 @@ def _predicted(model: nn.Module, stand_ins: Sequence[StandIn], curvature: Curvat
     return found
 
 
+def shifted(model: nn.Module, stand_ins: Sequence[StandIn], before: Curvature, after: Curvature) -> float:
+    """How far a look has moved the layers' damage, relative to one another.
+
+    The root mean square of the logarithms of the shares that layers have in the damage of `stand_ins`, after over
+    before, weighted by the shares: what moves all layers alike moves no plan.
+    """
+    shares = [_shares(_predicted(model, stand_ins, curvature)) for curvature in (before, after)]
+    both = [(old, new) for old, new in zip(*shares, strict=True) if old > 0 and new > 0]
+    return math.sqrt(math.fsum(new * math.log(new / old) ** 2 for old, new in both))
+
+
+def _shares(damage: Mapping[str, float]) -> list[float]:
+    total = math.fsum(damage.values())
+    return [each / total if total > 0 else 0.0 for each in damage.values()]
+
+
 Sloped = tuple[dict[str, float], dict[str, float], float]
 """The slope of every layer, its variance, and the divergence."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import geocolor
-from geocolor.calibration import calibrate, seen_from, smoothed
+from geocolor.calibration import calibrate, seen_from, shifted, smoothed
 from geocolor.curvature import Curvature
 from geocolor.divergence import divergence_of
 from geocolor.journal import Journal
@@ -89,6 +89,21 @@ def test_inputs_become_those_of_the_smaller_model(network: nn.Module, curvature:
     assert whole.A["blocks.0.q"] is whole.A["blocks.0.k"]
     assert whole.rounds == curvature.rounds + 1
     assert not torch.allclose(whole.A["blocks.1.q"], curvature.A["blocks.1.q"], rtol=0.05)
+
+
+def test_how_far_a_look_moved_prices_is_relative_to_all_layers(network: nn.Module, curvature: Curvature) -> None:
+    stand_ins = halved(network, curvature, 0.1)
+    assert shifted(network, stand_ins, curvature, curvature) == 0
+    tripled = curvature.scaled({layer.name: 3.0 for layer in curvature.layers})
+    assert shifted(network, stand_ins, curvature, tripled) == pytest.approx(0, abs=1e-9)
+    first = stand_ins[0].layer.name
+    damage = [curvature.damage(e.layer.name, e.weight - weight_of(network, e.layer).double()) for e in stand_ins]
+    old = torch.tensor(damage, dtype=torch.float64)
+    new = old * torch.tensor([2.0] + [1.0] * (len(old) - 1), dtype=torch.float64)
+    logs = (new / new.sum() / (old / old.sum())).log()
+    expected = float(((new / new.sum()) * logs**2).sum().sqrt())
+    assert shifted(network, stand_ins, curvature, curvature.scaled({first: 2.0})) == pytest.approx(expected)
+    assert expected > 0.1
 
 
 def test_the_model_is_left_as_it_was(network: nn.Module, curvature: Curvature, batches: Batches) -> None:
