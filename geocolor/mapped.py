@@ -191,7 +191,7 @@ def put_in_files(
     for parameter in parameters:
         held = parameter.detach()
         held = held if dtype is None or not held.is_floating_point() else held.to(dtype)
-        parameter.data = _in_file(held.contiguous(), folder, written) if _fits(parameter) else held
+        parameter.data = in_file(held.contiguous(), folder, written) if maps(parameter) else held
 
 
 def made_in_memory(model: nn.Module) -> list[nn.Parameter]:
@@ -248,8 +248,8 @@ def copied(model: nn.Module, folder: Path | None, common: Iterable[Tensor] = ())
     memo: dict[int, Any] = {id(parameter): parameter for parameter in common}
     for parameter in model.parameters():
         plain = type(parameter) is nn.Parameter and parameter.is_contiguous()
-        if folder is not None and plain and _fits(parameter) and id(parameter) not in memo:
-            held = _in_file(parameter.detach(), folder)
+        if folder is not None and plain and maps(parameter) and id(parameter) not in memo:
+            held = in_file(parameter.detach(), folder)
             memo[id(parameter)] = nn.Parameter(held, parameter.requires_grad)
     return copy.deepcopy(model, memo)
 
@@ -261,7 +261,8 @@ def converted(model: nn.Module, dtype: torch.dtype, folder: Path | None) -> nn.M
     return model.to(dtype)
 
 
-def _fits(parameter: Tensor) -> bool:
+def maps(parameter: Tensor) -> bool:
+    """Whether such a tensor can lie in a file."""
     return sys.platform != "win32" and parameter.device.type == "cpu" and parameter.numel() > 0
 
 
@@ -276,7 +277,11 @@ def let_go(weight: Tensor) -> None:
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_PAGEOUT)
 
 
-def _in_file(tensor: Tensor, folder: Path, written: bool = False) -> Tensor:
+def in_file(tensor: Tensor, folder: Path, written: bool = False) -> Tensor:
+    """A tensor like this contiguous one whose values lie in a file of `folder` without a name, gone with the tensor.
+
+    Changes stay in memory, or are `written` to the file.
+    """
     with telling_of_space(folder), tempfile.NamedTemporaryFile(prefix=".mapped.", dir=folder) as file:
         file.write(data_of(tensor))
         file.flush()

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from geocolor.budget import UnreachableError
@@ -23,12 +22,10 @@ from geocolor.graph import CostGraph, price
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
 from geocolor.losses import Batch, Loss, loss_for
-from geocolor.memory import resident
 from geocolor.planning import budgeted, plan
 from geocolor.plans import Plan
 from geocolor.presets import GEO_SHARING, Preset, find_preset
 from geocolor.prices import Prices
-from geocolor.quantities import size
 from geocolor.refinement import Refinement, RefineSettings, refine
 from geocolor.settings import Settings
 from geocolor.stand_ins import planned
@@ -145,8 +142,6 @@ class Pipeline:
             curvature = self.measured()
         calibrated = curvature.rounds > 0
         if settings.rounds and not calibrated:
-            if settings.memory is not None:
-                _check_looks(self.model, curvature, settings.memory)
             with self.clock("calibrate"):
                 curvature = calibrate(
                     self.model,
@@ -345,15 +340,3 @@ class Pipeline:
                 journal=self.journal,
             )
         return Prepared(curvature, None, made)
-
-
-def _check_looks(model: nn.Module, curvature: Curvature, memory: int) -> None:
-    """Warn where a smaller model beside the dense one does not fit."""
-    weights = [model.get_submodule(layer.name).weight for layer in curvature.layers]
-    needed = resident() + sum(weight.nbytes for weight in weights if isinstance(weight, torch.Tensor))
-    if needed > memory:
-        warnings.warn(
-            f"a memory of {size(memory)} holds while layers are measured and priced; looks from smaller models hold "
-            f"their weights beside the model, {size(needed)} in all: allow as much, or pass --rounds 0",
-            stacklevel=3,
-        )

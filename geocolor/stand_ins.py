@@ -1,8 +1,10 @@
 """Low-rank matrices put in the place of weights for a while: a smaller model tried without being built."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from geocolor.carry_out import factorize_class
 from geocolor.graph import CostGraph
 from geocolor.habits import neighbours
 from geocolor.layers import Layer, as_stored
-from geocolor.mapped import Spool, Spooled
+from geocolor.mapped import Spool, Spooled, in_file, maps
 from geocolor.plans import Plan
 from geocolor.rate_distortion import Option
 
@@ -23,11 +25,21 @@ class StandIn:
 
     layer: Layer
     held: Tensor | Spooled
+    _mapped: list[Tensor] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def weight(self) -> Tensor:
         """m × n, float64."""
         return self.held if isinstance(self.held, Tensor) else self.held.read()
+
+    def stored(self, parameter: Tensor) -> Tensor:
+        """As the layer's `parameter` is stored; on a CPU it, too, lies in a file where memory is bounded."""
+        if self._mapped and self._mapped[0].dtype == parameter.dtype:
+            return self._mapped[0]
+        weight = as_stored(self.layer, self.weight).to(parameter).contiguous()
+        if isinstance(self.held, Spooled) and maps(weight):
+            self._mapped[:] = [weight := in_file(weight, Path(tempfile.gettempdir()))]
+        return weight
 
 
 def without_sharing(graph: CostGraph, keep: float, *, every: bool = False) -> list[StandIn]:
@@ -104,7 +116,7 @@ def replaced(model: nn.Module, stand_ins: Sequence[StandIn]) -> Iterator[None]:
         for each in stand_ins:
             weight = parameter(model, each.layer)
             old.append((weight, weight.data))
-            weight.data = as_stored(each.layer, each.weight).to(weight).contiguous()
+            weight.data = each.stored(weight)
         yield
     finally:
         for weight, data in old:

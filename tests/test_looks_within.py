@@ -14,11 +14,8 @@ from geocolor.graph import CostGraph
 from geocolor.hulls_within import HullsWithin
 from geocolor.journal import Journal
 from geocolor.mapped import Spool, Spooled, put_in_files
-from geocolor.pipeline import Pipeline
-from geocolor.settings import Settings
-from geocolor.stand_ins import planned, without_sharing
+from geocolor.stand_ins import planned, replaced, without_sharing
 from tests.test_mapped import in_files, linux
-from tests.test_windows import small
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -145,13 +142,25 @@ def test_factors_in_files_are_the_same(
     assert list((tmp_path / "files").iterdir()) == []
 
 
-def test_a_memory_that_looks_do_not_fit_in_is_said_before_they_are_taken(
-    network: nn.Module, batches: Batches, tmp_path: Path
+@linux
+def test_the_smaller_model_that_is_looked_from_lies_in_files(
+    network: nn.Module, batches: Batches, bounded: CostGraph
 ) -> None:
-    curvature = small(network, batches, tmp_path)
-    settings = Settings(keep=0.6, rounds=1, memory=1_000_000)
-    with pytest.warns(UserWarning, match=r"memory of 1.00 MB holds while.*looks.*in all: allow as much, or pass"):
-        Pipeline(network, batches, settings).priced(curvature)
+    free = geocolor.price(network, geocolor.measure(network, batches))
+    dense = {name: weight.clone() for name, weight in network.named_parameters()}
+    for graph in (bounded, free):
+        stand_ins = without_sharing(graph, 0.6)
+        places, values = set(), list[Tensor]()
+        for _ in range(2):  # a look may have a pass over the data for every window of layers
+            with replaced(network, stand_ins):
+                own = {f"{each.layer.name}.weight" for each in stand_ins}
+                assert own & in_files(network) == (own if graph.bounded else set())
+                weights = [network.get_submodule(each.layer.name).weight for each in stand_ins]
+                places.add(tuple(weight.data_ptr() for weight in weights))
+                values = [weight.detach().clone() for weight in weights]
+        assert len(places) == 1 or not graph.bounded
+        assert all(torch.equal(v, e.weight.to(v)) for v, e in zip(values, stand_ins, strict=True))
+        assert all(torch.equal(weight, dense[name]) for name, weight in network.named_parameters())
 
 
 def test_a_full_disk_is_said_with_the_place(
