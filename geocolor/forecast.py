@@ -45,8 +45,8 @@ from solvers.subset_dp import linked_parts
 
 DOUBLE = 8
 
-#: Rounds of colorings after the first one: most runs see after so many that no more are worth it.
-USUAL_ROUNDS = 2
+#: Rounds of colorings after the first one: most runs see after so many, or before, that no more are worth it.
+USUAL_ROUNDS = 1
 
 #: Forward passes that a look takes beside the reference: one for the inputs, unless that is also the one that is
 #: differentiated, which takes four with what is done on the way back.
@@ -108,14 +108,14 @@ def forecast(
     if calibrated:
         seconds["calibrate"] = work.calibrating()
     seconds["price"] = work.reading()  # what is computed of layers is asked for by the plan
-    search = work.search() if searched else 0.0
+    search = work.search() / len(powers) if searched else 0.0  # the others are mostly seen to be further off
     seconds["plan"] = search + (pace.pairs if searched and settings.solver != "private" else work.spectra())
     if calibrated:
-        looks = min(settings.rounds, USUAL_ROUNDS) if searched and bounded is not None else 0
-        seconds["calibrate"] += looks * work.looking()
-        seconds["price"] += looks * work.reading()
-        seconds["plan"] += looks * (search / len(powers) + pace.pairs / len(powers) if search else work.spectra())
-        seconds["verify"] = work.verifying(2 * len(powers) + 2 * looks)
+        rounds = min(settings.rounds, USUAL_ROUNDS) if searched and bounded is not None else 0
+        seconds["calibrate"] += rounds * work.looking()
+        seconds["price"] += rounds * work.reading()
+        seconds["plan"] += rounds * (search + pace.pairs / len(powers) if search else work.spectra())
+        seconds["verify"] = work.verifying(len(powers) + 1 + 2 * rounds)
     if test is None:
         seconds["save"] = PICTURE_SECONDS
     else:
@@ -397,7 +397,8 @@ class _Work:
         inputs = DOUBLE * sum(layer.n**2 for layer in self.layers if layer.name in self.firsts)
         if self.settings.memory is not None:
             curvature *= 2  # windows, and then the roots
-            curvature += DOUBLE * sum(layer.parameters for layer in self.layers) if calibrated else 0  # stand-ins
+            weights = DOUBLE * sum(layer.parameters for layer in self.layers) + parameter_bytes(self.model)
+            curvature += weights if calibrated else 0  # stand-ins, and as the model has them
         found = curvature + (self.settings.rounds + looks if calibrated else 0) * inputs
         found += (1 + looks) * self.hulls_on_disk if searched else 0.0
         if carried_out:
