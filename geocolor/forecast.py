@@ -108,14 +108,14 @@ def forecast(
     if calibrated:
         seconds["calibrate"] = work.calibrating()
     seconds["price"] = work.reading()  # what is computed of layers is asked for by the plan
-    search = work.search() / len(powers) if searched else 0.0  # the others are mostly seen to be further off
+    search = work.search() if searched else 0.0
     seconds["plan"] = search + (pace.pairs if searched and settings.solver != "private" else work.spectra())
     if calibrated:
         rounds = min(settings.rounds, USUAL_ROUNDS) if searched and bounded is not None else 0
         seconds["calibrate"] += rounds * work.looking()
         seconds["price"] += rounds * work.reading()
-        seconds["plan"] += rounds * (search + pace.pairs / len(powers) if search else work.spectra())
-        seconds["verify"] = work.verifying(len(powers) + 1 + 2 * rounds)
+        seconds["plan"] += rounds * ((search + pace.pairs) / len(powers) if search else work.spectra())
+        seconds["verify"] = work.verifying(2 * len(powers) + 2 * rounds)
     if test is None:
         seconds["save"] = PICTURE_SECONDS
     else:

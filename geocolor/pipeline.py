@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from torch import nn
 
-from geocolor.budget import UnreachableError
 from geocolor.calibration import calibrate, seen_from, shifted
 from geocolor.carry_out import apply
 from geocolor.clock import Clock
@@ -21,7 +20,7 @@ from geocolor.geo_sharing import BETA, geo_sharing
 from geocolor.graph import CostGraph, price
 from geocolor.journal import Journal
 from geocolor.layers import find_layers
-from geocolor.losses import Batch, Loss, loss_for
+from geocolor.losses import Loss, loss_for
 from geocolor.planning import budgeted, plan
 from geocolor.plans import Plan
 from geocolor.presets import GEO_SHARING, Preset, find_preset
@@ -30,7 +29,7 @@ from geocolor.refinement import Refinement, RefineSettings, refine
 from geocolor.settings import Settings
 from geocolor.stand_ins import planned
 from geocolor.updating import update_coefficients, updated_where_nearer
-from geocolor.verification import NEARLY, Known, measured, verified
+from geocolor.verification import verified
 
 #: The size from which layers are looked at where none is asked for.
 CALIBRATED_AT = 0.8
@@ -160,7 +159,7 @@ class Pipeline:
         return curvature, graph
 
     def searched(self, graph: CostGraph) -> Prepared:
-        """A plan for every promising aggregate of the graph, and of those the one nearest on calibration data.
+        """A plan for every aggregate of the graph, and of those the one that does least damage on calibration data.
 
         Then, `rounds` times, or until one gains less than `WORTH_A_ROUND` or prices have `SETTLED`, they are moved to
         what is seen from the model of the last plan, and another coloring is searched under them. Plans without sharing
@@ -168,16 +167,13 @@ class Pipeline:
         """
         settings = self.settings
         loss = loss_for(self.model, self.calibration[0], self.loss)
+        found = self._planned(graph)
         if not settings.rounds:
-            found = self._planned(graph)
             return Prepared(graph.curvature, graph.under(found[0].aggregate), found[0])
         known: dict[str, Any] = {"progress": self.progress, "journal": self.journal}
         with self.clock("verify"):
             chosen = few(self.calibration, loss, self.model)
-        alone: Known = {}
-        found = self._planned(graph, self._promising(graph, chosen, alone))
-        with self.clock("verify"):
-            verdict = verified(self.model, graph, found, chosen, loss, known=alone, **known)
+            verdict = verified(self.model, graph, found, chosen, loss, **known)
         best, best_graph = verdict, graph
         for _ in range(settings.rounds):
             stand_ins = planned(graph, verdict.plan)
@@ -268,23 +264,9 @@ class Pipeline:
             self.model, curvature, kinds=self.settings.kinds, aggregate=power, near=near, progress=self.progress
         )
 
-    def _promising(self, graph: CostGraph, chosen: Sequence[Batch], known: Known) -> Sequence[float]:
-        """The aggregates whose best plan without sharing is nearest on calibration data, or `NEARLY` so."""
-        if len(graph.aggregates) == 1 or self.settings.solver == "private":
-            return graph.aggregates
-        try:
-            alone = replace(self, settings=replace(self.settings, solver="private"))._planned(graph)
-        except UnreachableError:  # only sharing may meet a budget of few bases
-            return graph.aggregates
-        with self.clock("verify"):
-            work: dict[str, Any] = {"progress": self.progress, "journal": self.journal}
-            damage = measured(self.model, graph, alone, chosen, self.loss, known=known, **work)
-        within = NEARLY * min(damage)
-        return [each.aggregate for each, found in zip(alone, damage, strict=True) if found <= within]
-
-    def _planned(self, graph: CostGraph, powers: Sequence[float] | None = None) -> list[Plan]:
-        """A plan for every one of these aggregates, by default all of the graph."""
-        settings, powers = self.settings, graph.aggregates if powers is None else powers
+    def _planned(self, graph: CostGraph) -> list[Plan]:
+        """A plan for every aggregate of the graph."""
+        settings = self.settings
         graph = budgeted(graph, settings.keep, settings.max_flops)
 
         def found(power: float) -> dict[str, Any]:
@@ -297,15 +279,14 @@ class Pipeline:
                 beta=settings.trust_region,
                 flat_energy=settings.flat_energy,
                 rank_fraction=settings.rank_fraction,
-                time_limit=settings.time_limit / len(powers),
+                time_limit=settings.time_limit / len(graph.aggregates),
                 seed=settings.seed,
                 progress=self.progress,
                 journal=self.journal,
             ).model_dump(mode="json")
 
         with self.clock("plan"):
-            key = "alone" if settings.solver == "private" else "plan"
-            keys = {power: f"{key}/{graph.curvature.rounds}/{power:g}" for power in powers}
+            keys = {power: f"plan/{graph.curvature.rounds}/{power:g}" for power in graph.aggregates}
             return [Plan.model_validate(self.journal.value(key, partial(found, power))) for power, key in keys.items()]
 
     def _by_preset(self, preset: Preset, curvature: Curvature | None) -> Prepared:

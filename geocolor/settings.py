@@ -7,7 +7,9 @@ from geocolor.geo_sharing import AXES
 from geocolor.graph import KINDS
 from geocolor.presets import SEARCHED, find_preset
 
-#: Powers of a layer's damage that plans are made under; which one serves best belongs to the model and the budget.
+#: Powers of a layer's damage that plans are made under; which one serves best belongs to the model and the budget, and
+#: plans without sharing do not tell: those of ResNet-56 at keep 0.8 do 0.053 under power 1 and 0.076 under power 2,
+#: colorings 0.042 and 0.021 (calibration data).
 AGGREGATES = (1.0, 2.0)
 
 
@@ -20,7 +22,7 @@ class Settings:
     `bases` with `rank_fraction`, `trust_region` (0.01 when None) and `axes`, which it alone takes. Without `aggregate`
     each of `AGGREGATES` makes a plan, and calibration data chooses among them. `memory` bounds the bytes that the
     process holds while it measures and prices (half of what the model leaves of them is for layers and classes that are
-    kept, the rest for what is computed of a pair); looks and verdicts hold the weights of a smaller model instead.
+    kept, the rest for what is computed of a pair); smaller models that are looked from or tried lie in files.
     """
 
     preset: str = SEARCHED

@@ -44,14 +44,6 @@ class Verdict:
         )
 
 
-#: A power is searched where its best plan without sharing does at most so many times the damage of the nearest such
-#: plan. Of 13 cases (four models, keep 0.9 to 0.5), in the six in which power 2 was further off, its coloring was, too.
-NEARLY = 1.05
-
-Known = dict[str, float]
-"""Damage that was measured under a graph, by what plans make of the model."""
-
-
 def verified(
     model: nn.Module,
     graph: CostGraph,
@@ -59,69 +51,51 @@ def verified(
     batches: Sequence[Batch],
     loss: Loss | None = None,
     *,
-    known: Known | None = None,
     progress: bool = False,
     journal: Journal | None = None,
 ) -> Verdict:
     """Carry out every plan, and the best without sharing at its budget, and measure how far the model moves.
 
-    `batches` are calibration data, all of it used. What is `known` or what the `journal` holds is not measured again.
+    `batches` are calibration data, all of it used. What the `journal` holds is not measured again.
     """
+    journal = journal or Journal()
+    loss = loss_for(model, batches[0], loss)
     candidates = list(plans)
     for each in plans:
         if (each.keep or each.max_flops) is not None and any(len(cls.layers) > 1 for cls in each.classes):
             with suppress(UnreachableError):  # only sharing may meet a budget of few bases
-                candidates.append(without_sharing(graph, each))
-    damage = measured(model, graph, candidates, batches, loss, known=known, progress=progress, journal=journal)
-    least, chosen = min(zip(damage, candidates, strict=True), key=lambda found: found[0])
-    if graph.factors is not None:  # it is looked from, or installed; the others have had their turn
-        needed = {factors_key(cls) for cls in chosen.classes}
-        for key in graph.factors.keys() - needed:
-            del graph.factors[key]
-    predicted = chosen.predicted_damage
-    scaled = chosen.rescaled(least / predicted) if predicted > 0 and least > 0 else chosen
-    return Verdict(scaled, least, min(damage[: len(plans)]))
+                priced = graph.under(each.aggregate)
+                candidates.append(
+                    plan(
+                        priced,
+                        each.keep,
+                        each.bases,
+                        max_flops=each.max_flops,
+                        solver="private",
+                        beta=each.trust_region,
+                    )
+                )
+    damage: dict[str, float] = {}
 
-
-def without_sharing(graph: CostGraph, searched: Plan) -> Plan:
-    """The best plan without sharing under the power and within the budget of one that was searched."""
-    return plan(
-        graph.under(searched.aggregate),
-        searched.keep,
-        searched.bases,
-        max_flops=searched.max_flops,
-        solver="private",
-        beta=searched.trust_region,
-    )
-
-
-def measured(
-    model: nn.Module,
-    graph: CostGraph,
-    plans: Sequence[Plan],
-    batches: Sequence[Batch],
-    loss: Loss | None = None,
-    *,
-    known: Known | None = None,
-    progress: bool = False,
-    journal: Journal | None = None,
-) -> list[float]:
-    """The divergence of every plan's model from the dense one, per unit; those that make the same model only once."""
-    journal, known = journal or Journal(), {} if known is None else known
-    loss = loss_for(model, batches[0], loss)
-
-    def divergence(plan: Plan) -> float:
+    def measured(plan: Plan) -> float:
         computed: dict[str, Any] = {"metrics": graph.metrics, "known": graph.factors, "borrowing": True}
         files = journal.folder if graph.bounded else None
         candidate = apply(model, plan, graph.curvature, **computed, files=files, progress=progress)
         graph.set_aside()
         return divergence_of(model, candidate, batches, loss, progress=progress)
 
-    for each in plans:
-        if (shape := _shape(each)) not in known:
+    for each in candidates:
+        if (shape := _shape(each)) not in damage:
             key = f"verdict/{graph.curvature.rounds}/{hashlib.sha256(shape.encode()).hexdigest()[:32]}"
-            known[shape] = journal.value(key, partial(divergence, each))
-    return [known[_shape(each)] for each in plans]
+            damage[shape] = journal.value(key, partial(measured, each))
+    chosen = min(candidates, key=lambda each: damage[_shape(each)])
+    if graph.factors is not None:  # it is looked from, or installed; the others have had their turn
+        needed = {factors_key(cls) for cls in chosen.classes}
+        for known in graph.factors.keys() - needed:
+            del graph.factors[known]
+    least, predicted = damage[_shape(chosen)], chosen.predicted_damage
+    scaled = chosen.rescaled(least / predicted) if predicted > 0 and least > 0 else chosen
+    return Verdict(scaled, least, min(damage[_shape(each)] for each in plans))
 
 
 def _shape(plan: Plan) -> str:

@@ -1,7 +1,6 @@
 """The main job in Python: which of the plans made is taken, and by what."""
 
 import warnings
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -94,14 +93,14 @@ def test_sharing_that_does_more_damage_than_none_is_priced_anew_and_dropped_with
 
     rounds: list[int] = []
 
-    def one_color(_: Pipeline, graph: CostGraph, __: object = None) -> list[geocolor.Plan]:
+    def one_color(_: Pipeline, graph: CostGraph) -> list[geocolor.Plan]:
         rounds.append(graph.curvature.rounds)
         return [forced(graph)]
 
     monkeypatch.setattr(Pipeline, "_planned", one_color)
     with pytest.warns(UserWarning, match="sharing was predicted to do less damage"):
         found = Pipeline(network, batches, Settings(keep=0.5)).searched(graphs)
-    assert rounds == [0, 0, 1, 2, 3]  # once without sharing
+    assert rounds == [0, 1, 2, 3]
     assert measured(network, found.plan, found.graph, batches) <= verdict.damage * (1 + 1e-6)
 
 
@@ -121,35 +120,6 @@ def test_rounds_end_when_one_gains_next_to_nothing(
     assert list(left) == damages[after + 1 :]
 
 
-@pytest.mark.parametrize(("other", "searched"), [(1.04, {1.0, 2.0}), (1.06, {1.0})])
-def test_a_coloring_is_searched_only_under_powers_whose_best_plan_without_sharing_is_near(
-    network: nn.Module,
-    graphs: CostGraph,
-    batches: Batches,
-    monkeypatch: pytest.MonkeyPatch,
-    other: float,
-    searched: set[float],
-) -> None:
-    plans = {power: geocolor.plan(graphs.under(power), keep=0.4, solver="private") for power in AGGREGATES}
-    asked: list[tuple[object, set[float]]] = []
-    monkeypatch.setattr(
-        "geocolor.pipeline.measured", lambda *args, **_: [1.0 if each.aggregate == 1.0 else other for each in args[2]]
-    )
-
-    def made(pipeline: Pipeline, graph: CostGraph, powers: Sequence[float] | None = None) -> list[geocolor.Plan]:
-        powers = graph.aggregates if powers is None else powers
-        asked.append((pipeline.settings.solver, set(powers)))
-        return [plans[power] for power in powers]
-
-    monkeypatch.setattr(Pipeline, "_planned", made)
-    monkeypatch.setattr("geocolor.pipeline.shifted", lambda *_: 0.0)
-    Pipeline(network, batches, Settings(keep=0.4)).searched(graphs)
-    assert asked == [("private", set(AGGREGATES)), ("auto", searched)]
-    asked.clear()
-    Pipeline(network, batches, Settings(keep=0.4, solver="private")).searched(graphs)
-    assert asked == [("private", set(AGGREGATES))]
-
-
 @pytest.mark.parametrize(("factor", "searches"), [(1.0, 1), (1.05, 1), (4.0, 2)])
 def test_no_coloring_is_searched_after_a_look_that_hardly_moves_prices(
     network: nn.Module,
@@ -162,7 +132,7 @@ def test_no_coloring_is_searched_after_a_look_that_hardly_moves_prices(
     private, planned = geocolor.plan(graphs, keep=0.5, solver="private"), list[int]()
     uneven = {layer.name: 3.0 * factor ** (i % 2) for i, layer in enumerate(graphs.layers)}  # 3 for all moves no plan
 
-    def one_more(_: Pipeline, graph: CostGraph, __: object = None) -> list[geocolor.Plan]:
+    def one_more(_: Pipeline, graph: CostGraph) -> list[geocolor.Plan]:
         planned.append(graph.curvature.rounds)
         return [private]
 
