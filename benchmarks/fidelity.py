@@ -216,15 +216,20 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """One panel a model, both axes logarithmic; a color for each size, a ring around what solvers made."""
+    """A panel for each model, both axes logarithmic; a color for each size, a ring around what solvers made."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     models = list(dict.fromkeys(row["model"] for row in rows))
     keeps = sorted({row["keep"] for row in rows}, reverse=True)
     colors = dict(zip(keeps, ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#000000"), strict=False))
-    figure = Figure(figsize=(4.6 * len(models), 4.6), facecolor="white", layout="constrained")
-    for axes, model in zip(figure.subplots(1, len(models), squeeze=False)[0], models, strict=True):
+    columns = min(len(models), 3)
+    lines = -(-len(models) // columns)
+    figure = Figure(figsize=(4.4 * columns, 4.2 * lines + 0.4), facecolor="white", layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    for axes in panels[len(models) :]:
+        axes.set_axis_off()
+    for axes, model in zip(panels, models, strict=False):
         own = [row for row in rows if row["model"] == model]
         ends = [
             min(min(r["predicted"], r["measured"]) for r in own),
