@@ -219,17 +219,22 @@ class Pipeline:
         return [Prepared(curvature, graph, found)]
 
     def nearest_refined(self, contenders: Sequence[Prepared], refinement: RefineSettings) -> Prepared:
-        """The one that a few steps of refinement bring nearest to the dense model on the hold-out of the data."""
+        """The one that a few steps of refinement bring nearest to the dense model on the hold-out of the data.
+
+        That is the first, which is nearest at once on more data, or one that these steps have brought nearer.
+        """
         if len(contenders) == 1:
             return contenders[0]
         steps, unkept = min(TRIAL_STEPS, refinement.steps), replace(self, journal=Journal())
         trial = replace(refinement, steps=steps, evaluate_every=max(steps, 1))
 
-        def divergence(prepared: Prepared) -> float:
-            return unkept.refined(unkept.carried_out(prepared), trial).after
+        def tried(prepared: Prepared) -> tuple[float, bool]:
+            found = unkept.refined(unkept.carried_out(prepared), trial)
+            return found.after, found.best_step > 0
 
-        found = [self.journal.value(f"trial/{k}", partial(divergence, each)) for k, each in enumerate(contenders)]
-        return contenders[found.index(min(found))]
+        found = [self.journal.value(f"tried/{k}", partial(tried, each)) for k, each in enumerate(contenders)]
+        eligible = [k for k, (_, nearer) in enumerate(found) if nearer or k == 0]
+        return contenders[min(eligible, key=lambda k: found[k][0])]
 
     def carried_out(self, prepared: Prepared) -> nn.Module:
         """The smaller model, its coefficients fitted again on its own inputs where `prepared` says so.

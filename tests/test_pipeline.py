@@ -13,7 +13,7 @@ from geocolor.losses import Classification
 from geocolor.pipeline import SPREAD, Pipeline, Prepared
 from geocolor.planning import fixed_plan
 from geocolor.ranks import rounded, uniform
-from geocolor.refinement import RefineSettings
+from geocolor.refinement import Refinement, RefineSettings
 from geocolor.settings import AGGREGATES, Settings
 from geocolor.stand_ins import planned
 from geocolor.verification import Verdict, verified
@@ -188,3 +188,20 @@ def test_with_refinement_the_plan_is_chosen_after_a_few_steps_of_it(
 
     assert refined(taken) == min(refined(first), refined(spread))
     assert Pipeline(network, batches, Settings(keep=0.4, rounds=0)).without_looks(curvature) == []
+
+
+@pytest.mark.parametrize(("step", "taken"), [(0, 0), (20, 1)])
+def test_a_plan_that_refinement_has_brought_no_nearer_replaces_none(
+    network: nn.Module, graphs: CostGraph, batches: Batches, monkeypatch: pytest.MonkeyPatch, step: int, taken: int
+) -> None:
+    """A hold-out is small: what is nearer on it at once may be so by accident."""
+    after = iter([0.5, 0.4])
+
+    def refined(_: Pipeline, smaller: nn.Module, __: RefineSettings) -> Refinement:
+        return Refinement(smaller, 1.0, next(after), step, 20, 0.0, ())
+
+    monkeypatch.setattr(Pipeline, "refined", refined)
+    plans = [geocolor.plan(graphs.under(power), keep=0.4, solver="private") for power in AGGREGATES]
+    contenders = [Prepared(graphs.curvature, graphs.under(plan.aggregate), plan) for plan in plans]
+    found = Pipeline(network, batches, Settings(keep=0.4)).nearest_refined(contenders, RefineSettings(steps=20))
+    assert found is contenders[taken]
