@@ -24,6 +24,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from torch import nn
 
+from benchmarks.panels import panels
 from benchmarks.subjects import SUBJECTS, Name, Subject, check_data
 from geocolor.atomic import write_atomically
 from geocolor.backend import factored_layers
@@ -217,19 +218,13 @@ def table(rows: Sequence[Row]) -> Table:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """A panel for each model, both axes logarithmic; a color for each size, a ring around what solvers made."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     models = list(dict.fromkeys(row["model"] for row in rows))
     keeps = sorted({row["keep"] for row in rows}, reverse=True)
     colors = dict(zip(keeps, ("#0072B2", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#000000"), strict=False))
-    columns = min(len(models), 3)
-    lines = -(-len(models) // columns)
-    figure = Figure(figsize=(4.4 * columns, 4.2 * lines + 0.4), facecolor="white", layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in panels[len(models) :]:
-        axes.set_axis_off()
-    for axes, model in zip(panels, models, strict=False):
+    figure, drawn = panels(len(models), 4.4, 4.2, 0.4)
+    for axes, model in zip(drawn, models, strict=True):
         own = [row for row in rows if row["model"] == model]
         ends = [
             min(min(r["predicted"], r["measured"]) for r in own),

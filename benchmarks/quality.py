@@ -22,6 +22,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
+from benchmarks.panels import panels
 from benchmarks.subjects import DAMAGES, SUBJECTS, Name, Subject, check_data
 from geocolor.atomic import write_atomically
 from geocolor.clock import Clock
@@ -335,19 +336,13 @@ def _ratio(methods: Mapping[str, Row]) -> str:
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Damage against size: a panel for each model, one shot, and then those that were refined."""
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
     cases = by_case(rows)
     drawn = sorted(dict.fromkeys((stage, model) for model, stage, _ in cases), key=lambda each: each[0] == "refined")
-    columns = min(len(drawn), 3)
-    lines = -(-len(drawn) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.3 * lines + 1.2), facecolor="white", layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axes in panels[len(drawn) :]:
-        axes.set_axis_off()
+    figure, shown = panels(len(drawn), 4.2, 3.3, 1.2)
     handles: dict[str, Any] = {}
-    for axes, (stage, model) in zip(panels, drawn, strict=False):
+    for axes, (stage, model) in zip(shown, drawn, strict=True):
         for method in METHODS:
             points = sorted(
                 (keep, max(methods[method]["damage"], 1e-5))
@@ -364,9 +359,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.25)
     figure.suptitle("Damage on test data at equal size: lower is better", fontsize=12, weight="bold")
-    shown = [method for method in METHODS if method in handles]
+    named = [method for method in METHODS if method in handles]
     figure.legend(
-        [handles[each] for each in shown], shown, loc="outside lower center", ncols=5, frameon=False, fontsize=8
+        [handles[each] for each in named], named, loc="outside lower center", ncols=5, frameon=False, fontsize=8
     )
     form = path.suffix.removeprefix(".")
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=form, dpi=110))
