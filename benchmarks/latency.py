@@ -377,7 +377,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             panel.hlines([row["flops"] for row in found], [v - 0.125 for v in x], [v + 0.125 for v in x], **strokes)
         panel.axhline(1, color="#444444", lw=0.8, ls="--")
         labels = [
-            f"{hidden}\n{SHORT[dtype]}\nkeep {keep}\n" + "\n".join(LABELS[sharing].rsplit(" ", 1))
+            f"{hidden}\n{SHORT[dtype]}\nkeep\n{keep}\n" + "\n".join(LABELS[sharing].rsplit(" ", 1))
             for hidden, dtype, keep, sharing in settings
         ]
         panel.set_xticks(range(len(settings)), labels, fontsize=7)
