@@ -21,6 +21,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from benchmarks.fidelity import graphs_at, measured_curvature, plans, predicted, write
+from benchmarks.panels import panels
 from benchmarks.quality import Arguments as QualityArguments
 from benchmarks.quality import Bench, by_case, read_rows
 from benchmarks.subjects import SUBJECTS, Name, check_data
@@ -123,12 +124,9 @@ def table(rows: Sequence[Row]) -> Table:
 
 def draw(rows: Sequence[Row], quality: Sequence[Row], path: Path) -> None:
     """A panel for every model and size: damage before refinement across, after it upwards; methods by name."""
-    from matplotlib.figure import Figure
-
     found, known = cases(rows), by_case(quality)
-    figure = Figure(figsize=(5.4 * len(found), 4.6), facecolor="white", layout="constrained")
-    panels = figure.subplots(1, len(found), squeeze=False)[0]
-    for axes, ((model, keep), own) in zip(panels, found.items(), strict=True):
+    figure, drawn = panels(len(found), 5.4, 4.6, 0.0)
+    for axes, ((model, keep), own) in zip(drawn, found.items(), strict=True):
         for searched, color in ((False, "#999999"), (True, "#0072B2")):
             part = [row for row in own if row["plan"].startswith(("greedy", "spectral")) == searched]
             label = "found by a solver" if searched else "random, habits, private"

@@ -76,9 +76,9 @@ def stories260k(data: Path) -> Subject:
 
 
 def minilm(data: Path) -> Subject:
-    """MiniLM on STS-Benchmark alone: 512 sentences of the training part to calibrate, all of them to refine.
+    """MiniLM on STS-Benchmark alone: of the training part 512 sentences calibrate and all refine; the test part tests.
 
-    On the 512 alone refinement gains nothing: what it fits is gone on other sentences, as those of the test part.
+    On the 512 alone refinement gains nothing: what it fits is gone on other sentences.
     """
     source = find_minilm()
     if source is None:

@@ -191,7 +191,7 @@ def put_in_files(
     for parameter in parameters:
         held = parameter.detach()
         held = held if dtype is None or not held.is_floating_point() else held.to(dtype)
-        parameter.data = in_file(held.contiguous(), folder, written) if maps(parameter) else held
+        parameter.data = in_file(held.contiguous(), folder, written) if mappable(parameter) else held
 
 
 def made_in_memory(model: nn.Module) -> list[nn.Parameter]:
@@ -248,7 +248,7 @@ def copied(model: nn.Module, folder: Path | None, common: Iterable[Tensor] = ())
     memo: dict[int, Any] = {id(parameter): parameter for parameter in common}
     for parameter in model.parameters():
         plain = type(parameter) is nn.Parameter and parameter.is_contiguous()
-        if folder is not None and plain and maps(parameter) and id(parameter) not in memo:
+        if folder is not None and plain and mappable(parameter) and id(parameter) not in memo:
             held = in_file(parameter.detach(), folder)
             memo[id(parameter)] = nn.Parameter(held, parameter.requires_grad)
     return copy.deepcopy(model, memo)
@@ -261,7 +261,7 @@ def converted(model: nn.Module, dtype: torch.dtype, folder: Path | None) -> nn.M
     return model.to(dtype)
 
 
-def maps(parameter: Tensor) -> bool:
+def mappable(parameter: Tensor) -> bool:
     """Whether such a tensor can lie in a file."""
     return sys.platform != "win32" and parameter.device.type == "cpu" and parameter.numel() > 0
 

@@ -182,9 +182,8 @@ class Pipeline:
                 break
             with self.clock("calibrate"):
                 curvature = seen_from(self.model, stand_ins, graph.curvature, chosen, loss, journal=self.journal)
-                settled = shifted(self.model, stand_ins, graph.curvature, curvature) < SETTLED
-            if settled and not verdict.lost:
-                break
+                if not verdict.lost and shifted(self.model, stand_ins, graph.curvature, curvature) < SETTLED:
+                    break
             with self.clock("price"):
                 power = verdict.plan.aggregate
                 promising = partial(graph.under(power).promising, next(p.price for p in found if p.aggregate == power))

@@ -14,7 +14,7 @@ from geocolor.carry_out import factorize_class
 from geocolor.graph import CostGraph
 from geocolor.habits import neighbours
 from geocolor.layers import Layer, as_stored
-from geocolor.mapped import Spool, Spooled, in_file, maps
+from geocolor.mapped import Spool, Spooled, in_file, mappable
 from geocolor.plans import Plan
 from geocolor.rate_distortion import Option
 
@@ -34,10 +34,10 @@ class StandIn:
 
     def stored(self, parameter: Tensor) -> Tensor:
         """As the layer's `parameter` is stored; on a CPU it, too, lies in a file where memory is bounded."""
-        if self._mapped and self._mapped[0].dtype == parameter.dtype:
+        if self._mapped:
             return self._mapped[0]
         weight = as_stored(self.layer, self.weight).to(parameter).contiguous()
-        if isinstance(self.held, Spooled) and maps(weight):
+        if isinstance(self.held, Spooled) and mappable(weight):
             self._mapped[:] = [weight := in_file(weight, Path(tempfile.gettempdir()))]
         return weight
 
