@@ -1,0 +1,275 @@
+"""Why the price is a plain sum of layers' damages: other forms, held against the same plans.
+
+    python -m benchmarks.price_forms --data ../shared/bench -o benchmarks/results/price_forms.json
+
+Aggregates: how the damages `D` of single layers make that of a plan. The rows of `benchmarks.fidelity` hold the `D` of
+every layer and the divergence measured, so nothing is run: powers, a quadratic term, saturation, and errors of one
+block that add coherently are computed from them. Constants are chosen on the other four models, never on the rows that
+judge them.
+
+Found: none is better than `Σ D` by more than the plans' own scatter. Ranks are best for powers of 1 to 1.1, and fall on
+both sides; a quadratic term, saturation and coherent blocks lower the mean rank correlation from the first constant on.
+Single models want other forms (ResNet-56 at keep 0.8 a power of 1.5 to 2, KWT-1 some saturation), but no other model's
+plans foretell which, and what helps one harms the others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from benchmarks.fidelity import write
+from geocolor.atomic import write_atomically
+
+Row = dict[str, Any]
+Array = NDArray[np.float64]
+Case = tuple[str, float]
+
+#: Layers of each block, in the order of `by_layer`; what stands outside of blocks is one of its own.
+BLOCKS: Mapping[str, tuple[int, ...]] = {
+    "stories260K": (7,) * 5,
+    "kwt1": (1, *(6,) * 12),
+    "resnet56": (1, *(2,) * 27),
+    "embedded": (7,) * 8,
+    "minilm": (6,) * 6,
+}
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Other forms of the price, judged by the plans of `benchmarks.fidelity`."""
+
+    fidelity: Path = Path("benchmarks/results/fidelity.json")
+    """Rows of `benchmarks.fidelity`."""
+    output: Annotated[Path, tyro.conf.arg(aliases=("-o",))] = Path("benchmarks/results/price_forms.json")
+    """Where results go; the table lies beside it."""
+
+
+@dataclass(frozen=True)
+class Plans:
+    """Damages [plans, layers] and measured divergence [plans] of the plans of one model at one size."""
+
+    damages: Array
+    measured: Array
+    blocks: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """The mean damage of a layer, so that constants have no unit."""
+        return float(self.damages.mean())
+
+    def coherent(self) -> Array:
+        """`Σ_blocks (Σ_{ℓ in block} √D_ℓ)²`: what errors do that point the same way throughout a block."""
+        starts = np.cumsum((0, *self.blocks[:-1]))
+        total: Array = np.square(np.add.reduceat(np.sqrt(self.damages), starts, axis=1)).sum(axis=1)
+        return total
+
+
+@dataclass(frozen=True)
+class Family:
+    """Aggregates with one constant; `plain` is the constant that makes it the sum."""
+
+    formula: str
+    plain: float
+    constants: tuple[float, ...]
+    aggregate: Callable[[Plans, float], Array]
+
+    def of(self, plans: Plans, constant: float) -> Array:
+        return self.aggregate(plans, constant)
+
+
+def _power(plans: Plans, p: float) -> Array:
+    total: Array = np.power(plans.damages, p).sum(axis=1) ** (1 / p)
+    return total
+
+
+def _quadratic(plans: Plans, c: float) -> Array:
+    total: Array = (plans.damages + c * plans.damages**2 / plans.mean).sum(axis=1)
+    return total
+
+
+def _saturating(plans: Plans, c: float) -> Array:
+    total: Array = (plans.damages / (1 + c * plans.damages / plans.mean)).sum(axis=1)
+    return total
+
+
+def _coherent(plans: Plans, c: float) -> Array:
+    total: Array = plans.damages.sum(axis=1) + c * plans.coherent()
+    return total
+
+
+#: D̄ is the mean damage of a layer over all plans of the model and size.
+FAMILIES: Mapping[str, Family] = {
+    "power": Family("(Σ D^p)^(1/p), p", 1.0, (0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0), _power),
+    "quadratic": Family("Σ D + c D²/D̄, c", 0.0, (0.0, 0.01, 0.03, 0.1, 0.3, 1.0), _quadratic),
+    "saturating": Family("Σ D/(1 + c D/D̄), c", 0.0, (0.0, 0.01, 0.03, 0.1, 0.3, 1.0), _saturating),
+    "coherent": Family("Σ D + c Σ_blocks (Σ √D)², c", 0.0, (0.0, 0.03, 0.1, 0.3, 1.0), _coherent),
+}
+
+
+def read_plans(rows: Sequence[Row]) -> dict[Case, Plans]:
+    """The plans of `benchmarks.fidelity` by model and size."""
+    own: dict[Case, list[Row]] = {}
+    for row in rows:
+        if row.get("measured", 0) > 0:
+            own.setdefault((row["model"], row["keep"]), []).append(row)
+    return {
+        case: Plans(
+            np.array([row["by_layer"] for row in found]), np.array([row["measured"] for row in found]), BLOCKS[case[0]]
+        )
+        for case, found in own.items()
+    }
+
+
+def judged(said: Array, seen: Array) -> tuple[float, float, float]:
+    """Spearman's rank correlation; median |log(said / seen)|; the same after one factor common to all plans."""
+    logs = np.log(said / seen)
+    common = np.median(np.abs(logs - np.median(logs)))
+    return rank_correlation(said, seen), float(np.median(np.abs(logs))), float(common)
+
+
+def rank_correlation(said: Array, seen: Array) -> float:
+    return float(_rank_correlations(said[None], seen[None])[0])
+
+
+def _rank_correlations(said: Array, seen: Array) -> Array:
+    """Spearman's, of every row of one [draws, plans] with that of the other."""
+    ranks = [rankdata(each, axis=1) - (each.shape[1] + 1) / 2 for each in (said, seen)]
+    found: Array = (ranks[0] * ranks[1]).sum(1) / np.sqrt(np.square(ranks[0]).sum(1) * np.square(ranks[1]).sum(1))
+    return found
+
+
+def aggregates(cases: Mapping[Case, Plans]) -> Iterator[Row]:
+    """A row for every family and constant: what it is worth on every model at every size."""
+    for name, family in FAMILIES.items():
+        for constant in family.constants:
+            found = [
+                {"model": model, "keep": keep}
+                | dict(
+                    zip(
+                        ("spearman", "log_ratio", "log_ratio_after_factor"),
+                        (round(each, 4) for each in judged(family.of(plans, constant), plans.measured)),
+                        strict=True,
+                    )
+                )
+                for (model, keep), plans in cases.items()
+            ]
+            yield {"part": "aggregates", "form": name, "constant": constant, "cases": found}
+
+
+def held_out(cases: Mapping[Case, Plans], rows: Sequence[Row]) -> Iterator[Row]:
+    """A row for every family: the constant that ranks best on the other models, and what it is worth on this one.
+
+    `gain` is the rise of Spearman's rank correlation over the sum's, the mean of all cases; `low` and `high` are its
+    95 % interval when the plans of every case are drawn again with replacement.
+    """
+    for name, family in FAMILIES.items():
+        ranks = {
+            row["constant"]: {(case["model"], case["keep"]): case["spearman"] for case in row["cases"]}
+            for row in rows
+            if row["part"] == "aggregates" and row["form"] == name
+        }
+        chosen = {
+            model: max(
+                ranks,
+                key=lambda constant: np.mean([rank for case, rank in ranks[constant].items() if case[0] != model]),
+            )
+            for model in dict.fromkeys(model for model, _ in cases)
+        }
+        gains = {case: ranks[chosen[case[0]]][case] - ranks[family.plain][case] for case in cases}
+        drawn = np.mean([_redrawn(family, chosen[case[0]], plans) for case, plans in cases.items()], axis=0)
+        low, high = np.quantile(drawn, [0.025, 0.975])
+        yield {
+            "part": "held out",
+            "form": name,
+            "chosen": chosen,
+            "gain": round(float(np.mean(list(gains.values()))), 4),
+            "low": round(float(low), 4),
+            "high": round(float(high), 4),
+            "cases": [{"model": model, "keep": keep, "gain": round(gain, 4)} for (model, keep), gain in gains.items()],
+        }
+
+
+def _redrawn(family: Family, constant: float, plans: Plans) -> Array:
+    """What the constant gains in draws of the plans with replacement."""
+    draws = np.random.default_rng(0).integers(len(plans.measured), size=(RESAMPLES, len(plans.measured)))
+    seen = plans.measured[draws]
+    ours, plain = (family.of(plans, each)[draws] for each in (constant, family.plain))
+    return _rank_correlations(ours, seen) - _rank_correlations(plain, seen)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The tables."""
+    return _aggregates_table(rows)
+
+
+def _aggregates_table(rows: Sequence[Row]) -> str:
+    own = [row for row in rows if row["part"] == "aggregates"]
+    if not own:
+        return ""
+    plain = {
+        row["form"]: [case["spearman"] for case in row["cases"]]
+        for row in own
+        if row["constant"] == FAMILIES[row["form"]].plain
+    }
+    lines = [
+        f"## How damages of layers add up\n\nOn the plans of `benchmarks.fidelity`: {len(own[0]['cases'])} cases, a "
+        "case being a model and a size. `D` is the price of a layer, D̄ its mean over all plans of a case. The log "
+        "ratio is the median of |log(predicted / measured)|, as it is and after one factor common to the plans of a "
+        "case; all three are means over cases. Better and worse: cases in which Spearman's rank correlation differs "
+        "from the sum's by more than 0.01.\n",
+        "| form | constant | Spearman, mean | lowest | better / worse | log ratio | after a factor |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in own:
+        if row["form"] != "power" and row["constant"] == FAMILIES[row["form"]].plain:
+            continue  # the sum again
+        ranks = np.array([case["spearman"] for case in row["cases"]])
+        apart = ranks - np.array(plain[row["form"]])
+        ratios = [np.mean([case[key] for case in row["cases"]]) for key in ("log_ratio", "log_ratio_after_factor")]
+        lines.append(
+            f"| {FAMILIES[row['form']].formula} | {row['constant']:g} | {ranks.mean():.3f} | {ranks.min():.3f} | "
+            f"{(apart > 0.01).sum()} / {(apart < -0.01).sum()} | {ratios[0]:.2f} | {ratios[1]:.2f} |"
+        )
+    lines += [
+        "\nThe constant of each family chosen on the other models (best mean Spearman), and what it gains over the sum "
+        "on the one left out:\n",
+        "| form | chosen for | gain in Spearman, mean of cases (95 % of draws of plans) | best case | worst case |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in (row for row in rows if row["part"] == "held out"):
+        chosen = ", ".join(f"{model} {constant:g}" for model, constant in row["chosen"].items())
+        worst, *_, best = sorted(row["cases"], key=lambda case: case["gain"])
+        ends = [f"{case['gain']:+.3f} ({case['model']}, {case['keep']:g})" for case in (best, worst)]
+        lines.append(
+            f"| {FAMILIES[row['form']].formula} | {chosen} | {row['gain']:+.4f} ({row['low']:+.4f} to "
+            f"{row['high']:+.4f}) | {ends[0]} | {ends[1]} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    arguments = tyro.cli(Arguments, description=__doc__)
+    if not arguments.fidelity.exists():
+        raise SystemExit(f"no file {arguments.fidelity}: run benchmarks.fidelity first, or name its rows (--fidelity)")
+    cases = read_plans(json.loads(arguments.fidelity.read_text()))
+    rows = list(aggregates(cases))
+    rows += held_out(cases, rows)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write(rows, arguments.output)
+    table = markdown(rows)
+    write_atomically(arguments.output.with_suffix(".md"), lambda temporary: temporary.write_text(table))
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
