@@ -169,6 +169,8 @@ def measure(
         if processes.rank() > 0:
             console.quiet = True
             warnings.simplefilter("ignore")
+        if dry_run and processes.world() > 1:
+            raise ValueError("--dry-run foresees one process: type the same command without torchrun")
         model, tokenizer = _opened(console, source, settings, out)
         model = model.to(device)
         calibration = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
@@ -238,10 +240,11 @@ def make_plan(
     with _kept(out, _measured(model, calibration, settings, known), asdict(settings), overwrite) as journal:
         run = Pipeline(model, calibration, settings, progress=True, journal=journal)
         prepared = run.prepared(known.curvature if known else None, known.prices if known else None)
-        if prepared.updated == "always":
+        if prepared.updated != "never":
+            what = "the update" if prepared.updated == "always" else "fitting them to the smaller model's own inputs"
             warnings.warn(
-                f"a plan holds no coefficients: the update of --preset {settings.preset} is part of `geocolor "
-                "compress`, and `geocolor apply` leaves it out",
+                f"a plan holds no coefficients: {what}, as --preset {settings.preset} does it at this size, is part of "
+                "`geocolor compress`, and `geocolor apply` leaves it out",
                 stacklevel=2,
             )
         occupied = overwrite or journal.written

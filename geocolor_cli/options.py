@@ -56,8 +56,8 @@ class Budget:
     kinds: tuple[Kind, ...] = ("in", "out", "both")
     """Basis kinds a class may use."""
     aggregate: OptionalFloat = None
-    """Power p of the damage of a layer in the price, sum of D^p; when not given, 1, 2 and 3 each make a plan, and the
-    one that does least damage on calibration data is taken."""
+    """Power p of the damage of a layer in the price, sum of D^p; when not given, 1 and 2 each make a plan, and the one
+    that does least damage on calibration data is taken."""
     trust_region: OptionalFloat = None
     """Radius beta of the trust region, relative to the norm of the weight; off when not given."""
     flat_energy: float = 0.05
@@ -99,7 +99,7 @@ class Source:
     memory: OptionalText = None
     """What the process may hold while it measures and prices, like 8GB: statistics are gathered for as many layers at a
     time as fit, each time with a pass over the data, and are read from disk when they are needed. The model itself is
-    held whole; looks from smaller models (--rounds) hold one of these beside it, and that is not counted."""
+    held whole; smaller models that are looked from (--rounds) lie in files."""
     seed: int = 0
     """Of the directions that are sampled, and of the solver."""
 
@@ -218,7 +218,7 @@ class Measure:
     kinds: tuple[Kind, ...] = ("in", "out", "both")
     """Basis kinds that pairs of layers are priced with."""
     aggregate: OptionalFloat = None
-    """Power p of the damage of a layer in the price; when not given, 1, 2 and 3."""
+    """Power p of the damage of a layer in the price; when not given, 1 and 2."""
     source: OmitArgPrefixes[Source] = field(default_factory=Source)
     no_pairs: Flag = False
     """Price no pairs of layers; `geocolor plan` does."""

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from geocolor import commands, compression
+from geocolor import commands, compression, processes
 from geocolor.embedded import MODEL
 from geocolor.graph import KINDS
 from geocolor.refinement import RefineSettings
@@ -494,6 +494,20 @@ def test_read_only_places_are_refused_before_the_work(
         said = refuse(*arguments)
         assert "cannot write /proc/" in said
         assert "choose another place" in said
+
+
+@pytest.mark.parametrize(("keep", "said"), [("0.6", True), ("0.7", False)])
+def test_a_plan_says_that_its_coefficients_are_not_those_of_compress(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], keep: str, said: bool
+) -> None:
+    monkeypatch.chdir(place)
+    run([*plain("plan"), "--keep", keep, "-o", f"says-{keep}"])
+    assert ("`geocolor apply` leaves it out" in " ".join(capsys.readouterr().err.split())) == said
+
+
+def test_several_processes_have_no_dry_run(place: Path, monkeypatch: pytest.MonkeyPatch, refuse: Refuse) -> None:
+    monkeypatch.setattr(processes, "world", lambda: 2)
+    assert "without torchrun" in refuse(*plain("measure")[:4], "--dry-run", "-o", "never")
 
 
 def test_plan_for_another_model_is_refused(planned: Path, refuse: Refuse) -> None:

@@ -14,7 +14,8 @@ from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 from geocolor.curvature import Curvature, accumulate, finish, load_curvature, load_sums, measure
-from geocolor.layers import find_layers, input_rows
+from geocolor.curvature.estimate import Room, second_moment
+from geocolor.layers import Layer, find_layers, input_rows
 from geocolor.losses import Classification, Custom, Embedding, NextToken, SquaredError
 
 LLAMA = LlamaConfig(
@@ -379,6 +380,23 @@ def test_wide_second_moments_are_symmetric_and_exact():
     model, x = nn.Sequential(nn.Linear(600, 2)).double(), torch.randn(40, 600, dtype=torch.float64)
     curvature = quiet(model, [(x, torch.zeros(40, 2, dtype=torch.float64))], SquaredError(), damping=0.0)
     torch.testing.assert_close(curvature.A["0"], x.T @ x / 40, rtol=1e-12, atol=1e-12)
+
+
+def test_a_moment_is_written_over_the_one_before_and_measuring_keeps_them_apart():
+    """Two layers of one width and two batches share the room of a product, and their sums must not."""
+    layer, room = Layer("0", 2, 300, "linear"), Room()
+    first, second = (torch.randn(40, 300, dtype=torch.float64) for _ in range(2))
+    held = second_moment(first, layer, "inputs", 0, room)
+    assert second_moment(second, layer, "inputs", 1, room).data_ptr() == held.data_ptr()
+    torch.testing.assert_close(held, second.T @ second)
+    assert second_moment(first, layer, "inputs", 2).data_ptr() != held.data_ptr()
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)).double()
+    batches = [(torch.randn(40, 6, dtype=torch.float64), torch.zeros(40, 6, dtype=torch.float64)) for _ in range(2)]
+    curvature = quiet(model, batches, SquaredError(), damping=0.0, shrinkage=0.0)
+    inputs = torch.cat([x for x, _ in batches])
+    torch.testing.assert_close(curvature.A["0"], inputs.T @ inputs / 80)
+    hidden = model[0](inputs).detach()
+    torch.testing.assert_close(curvature.A["1"], hidden.T @ hidden / 80)
 
 
 def test_activation_keeps_a_and_ignores_the_loss():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from geocolor.curvature.estimate import Estimate, input_moment
+from geocolor.curvature.estimate import Estimate, Room, input_moment
 from geocolor.curvature.observation import OnGradient
 from geocolor.curvature.sums import Sums
 from geocolor.layers import Layer
@@ -19,13 +19,14 @@ class Activation(Estimate):
 
     name: str = "activation"
     needs_gradients: bool = False
+    _room: Room = field(default_factory=Room, repr=False, compare=False)
 
     def unit(self, loss: Loss | None) -> str:
         return "half squared change of the layers' outputs"
 
     def observe(self, sums: Sums, layer: Layer, x: Tensor, mask: Tensor | None, first: bool) -> OnGradient | None:
         if first:
-            moment, count = input_moment(layer, x, mask, sums.batches)
+            moment, count = input_moment(layer, x, mask, sums.batches, self._room)
             sums.add(f"A/{layer.name}", moment)
             sums.positions[layer.name] = sums.positions.get(layer.name, 0) + count
         return None

@@ -16,8 +16,22 @@ from geocolor.losses import Loss
 MIRRORED_BLOCK = 256
 
 
+class Room:
+    """Matrices that products of one batch are written to before they are added up, one for every width."""
+
+    def __init__(self) -> None:
+        self._matrices: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+    def square(self, width: int, like: Tensor) -> Tensor:
+        """width × width, holding anything, until the next call with this width."""
+        key = (width, like.dtype, like.device)
+        if key not in self._matrices:
+            self._matrices[key] = like.new_empty(width, width)
+        return self._matrices[key]
+
+
 class Estimate(ABC):
-    """What to sum while the model runs, and how A and G follow from the sums. Stateless; one file each."""
+    """What to sum while the model runs, and how A and G follow from the sums. One file each; no state but room."""
 
     name: str
     reads_data: bool = True
@@ -56,23 +70,25 @@ def rows(x: Tensor, mask: Tensor | None) -> Tensor:
     return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
 
 
-def input_moment(layer: Layer, x: Tensor, mask: Tensor | None, batch: int) -> tuple[Tensor, int]:
+def input_moment(
+    layer: Layer, x: Tensor, mask: Tensor | None, batch: int, room: Room | None = None
+) -> tuple[Tensor, int]:
     """`Σ x xᵀ` over the inputs of a call, n × n, and how many positions these were; see `second_moment`."""
     if mask is None and slides_everywhere(layer) and _sums_images(x):
         moment = patch_moment(x.detach(), *layer.geometry[:2])
         check_finite(moment.diagonal(), layer, "inputs", batch)
         return moment, x[:, 0].numel()
     inputs = rows(input_rows(layer, x), mask)
-    return second_moment(inputs, layer, "inputs", batch), len(inputs)
+    return second_moment(inputs, layer, "inputs", batch, room), len(inputs)
 
 
-def output_moment(layer: Layer, gradient: Tensor, batch: int) -> Tensor:
+def output_moment(layer: Layer, gradient: Tensor, batch: int, room: Room | None = None) -> Tensor:
     """`Σ g gᵀ` over the output gradients of a call, m × m; see `second_moment`."""
     if layer.form == "conv2d" and _sums_images(gradient):
         moment = patch_moment(gradient.detach())
         check_finite(moment.diagonal(), layer, "output gradients", batch)
         return moment
-    return second_moment(rows(output_rows(layer, gradient), None), layer, "output gradients", batch)
+    return second_moment(rows(output_rows(layer, gradient), None), layer, "output gradients", batch, room)
 
 
 def _sums_images(images: Tensor) -> bool:
@@ -80,18 +96,18 @@ def _sums_images(images: Tensor) -> bool:
     return images.ndim == 4 and images.device.type == "cpu" and images.dtype in (torch.float32, torch.float64)
 
 
-def second_moment(matrix: Tensor, layer: Layer, what: str, batch: int) -> Tensor:
-    """`Σ x xᵀ` over the rows of `matrix`, in its dtype. Raises ValueError where that is not finite."""
+def second_moment(matrix: Tensor, layer: Layer, what: str, batch: int, room: Room | None = None) -> Tensor:
+    """`Σ x xᵀ` over the rows of `matrix`, in its dtype. Raises ValueError where that is not finite.
+
+    With `room` nothing is allocated: the result lies there, until the next moment of this width.
+    """
     width = matrix.shape[1]
+    product = (room or Room()).square(width, matrix)
     block = max(MIRRORED_BLOCK, -(-width // 8))  # the upper triangle in strips: nearly half of the work
-    if width <= block:
-        product = matrix.T @ matrix
-    else:
-        product = matrix.new_zeros(width, width)
-        for i in range(0, width, block):
-            strip = matrix[:, i : i + block].T @ matrix[:, i:]
-            product[i : i + block, i:] = strip
-            product[i:, i : i + block] = strip.T
+    for i in range(0, width, block):
+        end = min(i + block, width)
+        torch.mm(matrix[:, i:end].T, matrix[:, i:], out=product[i:end, i:])
+        product[end:, i:end] = product[i:end, end:].T
     check_finite(product.diagonal(), layer, what, batch)
     return product
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from geocolor.curvature.estimate import Estimate, check_finite, input_moment, output_moment, rows
+from geocolor.curvature.estimate import Estimate, Room, check_finite, input_moment, output_moment, rows
 from geocolor.curvature.observation import OnGradient
 from geocolor.curvature.shrinkage import scatter
 from geocolor.curvature.sketch import directions
@@ -27,6 +27,7 @@ class Kronecker(Estimate):
     ranks: Mapping[str, int] = field(default_factory=dict, hash=False)
     """Of sketches (`geocolor.curvature.sketch`), by "A/<layer>" and "G/<layer>"; other factors are summed whole."""
     _directions: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    _room: Room = field(default_factory=Room, repr=False, compare=False)
 
     def observe(self, sums: Sums, layer: Layer, x: Tensor, mask: Tensor | None, first: bool) -> OnGradient | None:
         if first:
@@ -38,7 +39,7 @@ class Kronecker(Estimate):
             if key in self.ranks:
                 self._sketch(sums, key, rows(output_rows(layer, gradient), None), layer, "output gradients")
             else:
-                moment = output_moment(layer, gradient, sums.batches)
+                moment = output_moment(layer, gradient, sums.batches, self._room)
                 sums.add(key, moment)
                 sums.add(f"V{key}", scatter(moment, gradient.numel() // layer.m))
 
@@ -51,7 +52,7 @@ class Kronecker(Estimate):
             inputs = rows(input_rows(layer, x), mask)
             self._sketch(sums, key, inputs, layer, "inputs")
             return len(inputs)
-        moment, count = input_moment(layer, x, mask, sums.batches)
+        moment, count = input_moment(layer, x, mask, sums.batches, self._room)
         sums.add(key, moment)
         sums.add(f"V{key}", scatter(moment, count))
         return count

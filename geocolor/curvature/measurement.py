@@ -29,8 +29,8 @@ from geocolor.memory import give_back
 from geocolor.modes import differentiable
 from geocolor.progress import bar
 
-ESTIMATES: dict[str, Estimate] = {
-    estimate.name: estimate for estimate in (Kronecker(), Activation(), Magnitude(), Diagonal(), Identity())
+ESTIMATES: dict[str, type[Estimate]] = {
+    estimate.name: estimate for estimate in (Kronecker, Activation, Magnitude, Diagonal, Identity)
 }
 
 
@@ -112,7 +112,7 @@ def accumulate(
     """
     how = _estimate(estimate)
     if ranks and isinstance(how, Kronecker):
-        how = replace(how, ranks=ranks, _directions={})
+        how = Kronecker(ranks=ranks)
     if draws < 1:
         raise ValueError(f"draws is {draws}; at least one label has to be sampled")
     if not how.reads_data:
@@ -191,7 +191,7 @@ def accumulate(
 def _estimate(name: str) -> Estimate:
     if name not in ESTIMATES:
         raise ValueError(f"no curvature estimate is called {name!r}; there are {', '.join(ESTIMATES)}")
-    return ESTIMATES[name]
+    return ESTIMATES[name]()
 
 
 class NothingMeasuredError(ValueError):
