@@ -84,7 +84,7 @@ class InLayer(FactoredLayer):
         return self.coefficients.bias
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.coefficients(self.right(x, self))
+        y: Tensor = self.coefficients(self.right(x, self.layer))
         return y
 
 
@@ -128,7 +128,7 @@ class BothLayer(OutLayer):
         right.readers += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._add_bias(self.left(self.coefficients(self.right(x, self))))
+        return self._add_bias(self.left(self.coefficients(self.right(x, self.layer))))
 
 
 def _matrix(map: nn.Module, dtype: torch.dtype | None) -> Tensor:

@@ -34,8 +34,11 @@ class SharedBasis(nn.Module):
             )
         super().__setattr__(name, value)
 
-    def forward(self, x: Tensor, reader: nn.Module | None = None) -> Tensor:
-        """`reader` is the layer that asks; without it every call evaluates."""
+    def forward(self, x: Tensor, reader: object = None) -> Tensor:
+        """`reader` stands for the layer that asks; without it every call evaluates.
+
+        It is an object that the layer owns, not the layer: accelerate moves every module that is passed to another one.
+        """
         if reader is None or torch.compiler.is_compiling() or torch.is_grad_enabled() or not _is_plain(self.map, x):
             evaluated: Tensor = self.map(x)
             return evaluated
@@ -73,7 +76,7 @@ class _Memo:
 
     held: _Evaluation | None = field(default=None, repr=False, compare=False)
 
-    def evaluate(self, map: nn.Linear | nn.Conv2d, x: Tensor, reader: nn.Module) -> Tensor:
+    def evaluate(self, map: nn.Linear | nn.Conv2d, x: Tensor, reader: object) -> Tensor:
         key = _circumstances(map.weight, x)
         if key is None:
             direct: Tensor = map(x)

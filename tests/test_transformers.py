@@ -201,6 +201,20 @@ def test_from_pretrained_takes_a_device_map(tmp_path: Path) -> None:
     assert torch.equal(output(loaded), output(model))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_blocks_on_disk_compute_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    model = compressed(llama(), LLAMA_CLASSES)
+    save(model, tmp_path / "model")
+    places = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), "cpu")
+    places |= {f"model.layers.{block}": "disk" for block in range(12)}
+    loaded = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "offloaded"
+    )
+    for _ in range(2):
+        assert torch.equal(output(loaded), output(model))
+
+
 def test_a_model_in_shards_loads_bit_equal(tmp_path: Path) -> None:
     model = compressed(llama(), LLAMA_CLASSES)
     save(model, tmp_path / "model", max_shard_size="20KB")
