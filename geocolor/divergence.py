@@ -86,6 +86,12 @@ def divergence_of(
             batch = move(batch, device_of(model))
             reference = dense_outputs(model, batches, index, loss)
             with within():
-                part, count = loss.divergence(loss.forward(other, batch), reference, batch)
+                outputs = loss.forward(other, batch)
+            if outputs.shape != reference.shape:
+                raise ValueError(
+                    f"on one batch the dense model gives outputs of shape {tuple(reference.shape)}, the other of "
+                    f"{tuple(outputs.shape)}: pass the dense model that the other was made from"
+                )
+            part, count = loss.divergence(outputs, reference, batch)
             total, units = total + float(part), units + count
     return total / max(units, 1)

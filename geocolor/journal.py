@@ -245,7 +245,7 @@ def _keep_what_fits(folder: Path, run: Mapping[str, Any], discard: bool, say: Ca
     found = read_json(folder / RUN_FILE, f"Remove {folder} to begin anew")
     if not isinstance(found, dict) or not all(isinstance(found.get(key), dict) for key in ("basis", "settings")):
         found = {"basis": {}, "settings": {}}
-    other, unlike = _difference(found["basis"], run["basis"]), _difference(found["settings"], run["settings"])
+    other, unlike = difference(found["basis"], run["basis"]), difference(found["settings"], run["settings"])
     if other and not discard:
         raise ValueError(
             f"{folder} holds an unfinished run with {other}: repeat the command that it was made by, choose another "
@@ -260,7 +260,7 @@ def _keep_what_fits(folder: Path, run: Mapping[str, Any], discard: bool, say: Ca
         (folder / RUN_FILE).unlink()
 
 
-def _difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+def difference(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """The first entry in which the two differ, in words; empty where none does."""
     for key in {**wanted, **found}:
         if found.get(key) != wanted.get(key):

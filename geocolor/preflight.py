@@ -117,19 +117,22 @@ def check_file(path: Path | None, suffixes: tuple[str, ...] = ()) -> None:
     check_place(path)
 
 
-def check_weights(model: nn.Module) -> None:
-    """Raise ValueError naming the first parameter that holds NaN, infinity, or nothing at all; where, and how many."""
+def check_weights(model: nn.Module, called: str = "the model") -> None:
+    """Raise ValueError naming the first parameter that holds NaN, infinity, or nothing at all; where, and how many.
+
+    `called` is what the sentence calls the model.
+    """
     elsewhere = {id(p) for module in model.modules() if is_offloaded(module) for p in module.parameters(recurse=False)}
     for name, parameter in model.named_parameters():
         if id(parameter) in elsewhere:
             continue
         if parameter.is_meta:
-            raise ValueError(f"the model's {name} has a shape and no values (device 'meta'): load its weights first")
+            raise ValueError(f"{called}'s {name} has a shape and no values (device 'meta'): load its weights first")
         wrong = ~torch.isfinite(parameter.detach())
         if wrong.any():
             where = ", ".join(str(int(i)) for i in wrong.nonzero()[0])
             raise ValueError(
-                f"the model's {name}[{where}] is {parameter.detach()[tuple(wrong.nonzero()[0])]:g}, and "
+                f"{called}'s {name}[{where}] is {parameter.detach()[tuple(wrong.nonzero()[0])]:g}, and "
                 f"{int(wrong.sum())} of its {wrong.numel()} weights are not finite; repair or train the model again"
             )
 

@@ -8,18 +8,17 @@ for classes and tokens, cosine distance for embeddings; knowledge distillation, 
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import AllowInfNan, Field
 from torch import Tensor, nn
 
 from geocolor.backend import factored_layers
@@ -27,9 +26,10 @@ from geocolor.divergence import divergence_of
 from geocolor.factored_layers import FactoredLayer
 from geocolor.losses import Batch, Loss, device_of, loss_for, move
 from geocolor.modes import evaluating
+from geocolor.preflight import check_weights
 from geocolor.progress import bar
-from geocolor.schema import Count, Frozen, Text, validated
-from geocolor.tensor_files import read_tensors, write_tensors
+from geocolor.refinement_checkpoint import State, identity, read_checkpoint, write_checkpoint
+from solvers.atomic import refuse_folder
 
 WARM_UP = 0.3
 """Fraction of the steps in which the learning rate rises from a 25th of its peak; then it falls to almost nothing
@@ -47,9 +47,10 @@ class RefineSettings:
         norms: also train normalisation layers (modules whose own parameters all have one axis).
         clip: largest norm of a gradient.
         precision: "bfloat16" runs the forward pass under autocast; values and moments stay float32.
-        holdout: fraction of the batches never trained on, by which the best step is chosen; 0 keeps the last step.
+        holdout: fraction of the batches never trained on, by which the best step is chosen; with 0 the last step is
+            kept, unless it is no nearer on the training batches than what came in.
         evaluate_every: steps between two looks at the hold-out.
-        patience: looks without a new best after which to stop early; 0 never stops early.
+        patience: looks without a new best on the hold-out after which to stop early; 0 never stops early.
         checkpoint_every: steps between two checkpoints.
         seed: orders the batches.
     """
@@ -67,16 +68,24 @@ class RefineSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 0), ("evaluate_every", 1), ("checkpoint_every", 1), ("patience", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be {least} or more, got {getattr(self, name)}")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name, least in (("steps", 0), ("evaluate_every", 1), ("checkpoint_every", 1), ("patience", 0), ("seed", 0)):
+            if type(getattr(self, name)) is not int or getattr(self, name) < least:
+                raise ValueError(f"{name} must be {least} or more and whole, got {getattr(self, name)!r}")
+        for name in ("learning_rate", "clip", "labels", "holdout"):
+            if not isinstance(getattr(self, name), int | float):
+                raise ValueError(f"{name} must be a number, got {getattr(self, name)!r}")
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be above 0 and finite, got {self.learning_rate}")
+        if not self.clip > 0:
+            raise ValueError(f"clip must be above 0, got {self.clip}")
         if not 0 <= self.labels <= 1:
             raise ValueError(f"labels is a weight between 0 and 1, got {self.labels}")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"holdout is a fraction below 1, got {self.holdout}")
+        if self.patience and not self.holdout:
+            raise ValueError(
+                f"patience {self.patience} needs a hold-out to look at: pass a holdout above 0, or patience 0"
+            )
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is float32 or bfloat16, got {self.precision!r}")
 
@@ -87,7 +96,7 @@ class Refinement:
 
     `before` and `after` are the divergence from the dense model on the hold-out (on the training batches where there
     is none); `trace` has (step, loss on the batch, divergence on the hold-out) at every look; `model` has the values
-    of step `best_step`.
+    of step `best_step`. `held_out` is the number of batches in the hold-out.
     """
 
     model: nn.Module
@@ -97,25 +106,14 @@ class Refinement:
     steps: int
     seconds: float
     trace: tuple[tuple[int, float, float], ...]
-
-
-@dataclass
-class _State:
-    """Where a run is: all that a checkpoint holds."""
-
-    step: int = 0
-    best_step: int = 0
-    best: float = math.inf
-    looks_since: int = 0
-    trace: list[tuple[int, float, float]] = field(default_factory=list)
-    values: dict[str, Tensor] = field(default_factory=dict)
+    held_out: int = 0
 
 
 def refine(
     model: nn.Module,
     dense: nn.Module,
     batches: Iterable[Batch],
-    settings: RefineSettings | None = None,
+    settings: RefineSettings | int | None = None,
     *,
     loss: Loss | None = None,
     checkpoint: str | Path | None = None,
@@ -125,32 +123,44 @@ def refine(
 ) -> Refinement:
     """Train the factors of a compressed model to match the dense one on calibration batches.
 
-    `batches` are calibration data, as for `measure`; never show it the test data. With `checkpoint` a run that is
-    killed goes on from that file and gives the same values bit for bit on the same machine; the file is removed at the
-    end unless `keep_checkpoint`, then a finished run is known from it. A copy of `model` is trained unless `inplace`.
-    The step that was best on the hold-out is kept, step 0 among them, so on the hold-out the result is never worse than
-    what came in.
+    `batches` are calibration data, as for `measure`; never show it the test data. `settings` may be the number of steps
+    alone. With `checkpoint` a run that is killed goes on from that file and gives the same values bit for bit on the
+    same machine; the file is removed at the end unless `keep_checkpoint`, then a finished run is known from it. A copy
+    of `model` is trained unless `inplace`.
 
-    Raises `ValueError` for a model without factored layers, for too few batches, or for a checkpoint of another run.
+    The step that was best on the hold-out is kept, step 0 among them, so on the hold-out the result is never worse than
+    what came in. Without a hold-out (`holdout=0`, or one batch alone) it is the last step looked at that is nearer on
+    the training batches than what came in. A loss that is not finite after the first step ends the training with a
+    warning and one more look; a step on a batch that meets no factored layer changes nothing.
+
+    Raises `ValueError` for a model without factored layers, for too few batches, for weights, a first look or a first
+    loss that are not finite, for another model's outputs, or for a checkpoint of another run.
     """
-    settings = settings or RefineSettings()
-    batches = batches if isinstance(batches, Sequence) else list(batches)
+    if settings is None:
+        settings = RefineSettings()
+    elif not isinstance(settings, RefineSettings):
+        settings = RefineSettings(steps=settings)
+    batches = list(batches)
     if not batches:
         raise ValueError("refine needs batches to train on; pass the calibration data")
     loss = loss_for(dense, batches[0], loss)
+    _check(settings, len(batches), loss)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        refuse_folder(path)
     started = time.perf_counter()
     target = model if inplace else copy.deepcopy(model)
     trained = trainable(target, norms=settings.norms)
+    check_weights(target, "the compressed model")
+    check_weights(dense, "the dense model")
     frozen = [(parameter, parameter.requires_grad) for parameter in target.parameters()]
-    training, holdout = split(batches, settings.holdout)
-    path = None if checkpoint is None else Path(checkpoint)
     try:
         for parameter, _ in frozen:
             parameter.requires_grad_(False)
         for parameter in trained.values():
             parameter.requires_grad_(True)
         with evaluating(target, dense, gradients=True):
-            state = _train(target, dense, trained, training, holdout, settings, loss, path, progress)
+            state = _train(target, dense, trained, batches, settings, loss, path, progress)
     finally:
         for parameter, wanted in frozen:
             parameter.requires_grad_(wanted)
@@ -165,6 +175,7 @@ def refine(
         steps=state.step,
         seconds=time.perf_counter() - started,
         trace=tuple(state.trace),
+        held_out=len(split(batches, settings.holdout)[1]),
     )
 
 
@@ -209,25 +220,45 @@ def one_cycle(step: int, steps: int, peak: float) -> float:
     return peak * max(1e-5, (1 + math.cos(math.pi * (step - top) / max(steps - top, 1))) / 2)
 
 
+def _check(settings: RefineSettings, batches: int, loss: Loss) -> None:
+    """Raise `ValueError` for settings that these batches or this loss cannot meet."""
+    if settings.patience and batches == 1:
+        raise ValueError(
+            f"patience {settings.patience} needs a hold-out to look at, and one batch leaves none: pass smaller "
+            "batches, or patience 0"
+        )
+    if settings.labels and loss.compares:
+        raise ValueError(
+            f"labels is {settings.labels}, and the {loss.name} loss compares with the dense model, not with labels: "
+            "pass labels=0, or another loss="
+        )
+
+
 def _train(
     target: nn.Module,
     dense: nn.Module,
     trained: Mapping[str, nn.Parameter],
-    training: Sequence[Batch],
-    holdout: Sequence[Batch],
+    batches: Sequence[Batch],
     settings: RefineSettings,
     loss: Loss,
     path: Path | None,
     progress: bool,
-) -> _State:
+) -> State:
+    training, held_out = split(range(len(batches)), settings.holdout)
+    judging = [batches[index] for index in held_out or training]
     masters = {name: master(parameter) for name, parameter in trained.items()}
     optimizer = torch.optim.AdamW(list(masters.values()), lr=settings.learning_rate, weight_decay=0.0)
-    run = _identity(masters, settings, len(training), len(holdout)) if path is not None else {}
-    state = _State()
+    run = identity(target, dense, batches, loss, settings) if path is not None else {}
+    look = partial(_look, target=target, dense=dense, masters=masters, batches=judging, loss=loss, best=bool(held_out))
     if path is not None and path.exists():
-        state = _resume(path, trained, masters, optimizer, run)
+        state = read_checkpoint(path, trained, masters, optimizer, run)
     else:
-        _look(state, target, dense, masters, holdout or training, loss, math.nan, keep=True)
+        state = State()
+        look(state, math.nan)
+        if not math.isfinite(state.best):
+            apart = (divergence_of(dense, target, [batch], loss) for batch in batches)
+            wrong = next((index for index, found in enumerate(apart) if not math.isfinite(found)), 0)
+            raise ValueError(_not_finite("the divergence from the dense model", state.best, wrong, len(batches)))
     with bar("refining", settings.steps, wanted=progress) as advance:
         for _ in range(state.step):
             advance()
@@ -235,27 +266,37 @@ def _train(
             rate = one_cycle(state.step, settings.steps, settings.learning_rate)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = training[_turn(state.step, len(training), settings)]
-            value = _step(target, dense, trained, masters, optimizer, batch, settings, loss)
+            index = training[_turn(state.step, len(training), settings)]
+            value = _step(target, dense, trained, masters, optimizer, batches[index], settings, loss)
             if not math.isfinite(value):
+                if state.step == 0:
+                    raise ValueError(_not_finite("the loss or its gradient", value, index, len(batches)))
                 warnings.warn(
-                    f"the loss became {value} at step {state.step}: the best step before it is kept. "
-                    "A lower learning rate may help",
+                    f"the loss became {value} at step {state.step}, on batch {index + 1} of {len(batches)}: the best "
+                    "step before it is kept. A lower learning rate may help, or data without NaN and infinity",
                     stacklevel=4,
                 )
+                if state.trace[-1][0] < state.step:
+                    look(state, value)
                 break
             state.step += 1
             last = state.step == settings.steps
             if state.step % settings.evaluate_every == 0 or last:
-                keep = bool(holdout) or last
-                _look(state, target, dense, masters, holdout or training, loss, value, keep=keep)
+                look(state, value)
             if path is not None and (state.step % settings.checkpoint_every == 0 or last):
-                _write(path, state, masters, optimizer, run)
+                write_checkpoint(path, state, masters, optimizer, run)
             advance()
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(state.values[name])
     return state
+
+
+def _not_finite(what: str, value: float, index: int, count: int) -> str:
+    return (
+        f"{what} is {value} on batch {index + 1} of {count} before any step, though all weights are finite: look for "
+        "NaN or infinity in that batch and leave it out, or load both models in float32"
+    )
 
 
 def master(parameter: nn.Parameter) -> Tensor:
@@ -275,7 +316,7 @@ def _step(
     settings: RefineSettings,
     loss: Loss,
 ) -> float:
-    """One step on one batch; the loss before it, per unit. A step that is not finite changes nothing."""
+    """One step on one batch; the loss before it, per unit. A step that is not finite, or nothing's, changes nothing."""
     batch = move(batch, device_of(target))
     with torch.no_grad():
         reference = loss.forward(dense, move(batch, device_of(dense))).to(device_of(target))
@@ -288,6 +329,8 @@ def _step(
     if settings.labels:
         own, count = loss.total(outputs, batch, reference)
         value = (1 - settings.labels) * value + settings.labels * own / max(count, 1)
+    if not value.requires_grad:  # no factored layer was met, as where a batch is for other experts
+        return float(value)
     value.backward()
     for name, parameter in trained.items():
         if masters[name] is not parameter:
@@ -312,114 +355,26 @@ def _autocast(settings: RefineSettings, device: torch.device) -> AbstractContext
 def _turn(step: int, count: int, settings: RefineSettings) -> int:
     """Which batch a step takes: every epoch in another order that the seed gives."""
     epoch, place = divmod(step, count)
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + epoch)
+    generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + epoch) % 2**64)
     return int(torch.randperm(count, generator=generator)[place])
 
 
 def _look(
-    state: _State,
+    state: State,
+    value: float,
+    *,
     target: nn.Module,
     dense: nn.Module,
     masters: Mapping[str, Tensor],
     batches: Sequence[Batch],
     loss: Loss,
-    value: float,
-    *,
-    keep: bool,
+    best: bool,
 ) -> None:
-    """Measure the divergence, and remember the values where they are the best yet."""
+    """Measure the divergence, and remember the values where they are the `best` yet, or else nearer than the first."""
     found = divergence_of(dense, target, batches, loss)
+    bound = state.best if best or not state.trace else state.trace[0][2]
     state.trace.append((state.step, value, found))
     state.looks_since += 1
-    if keep and (found < state.best or not state.values):
+    if found < bound or not state.values:
         state.best, state.best_step, state.looks_since = found, state.step, 0
         state.values = {name: values.detach().clone() for name, values in masters.items()}
-
-
-def _identity(masters: Mapping[str, Tensor], settings: RefineSettings, training: int, holdout: int) -> dict[str, Any]:
-    """What must be the same for a run to go on from a checkpoint."""
-    digest = hashlib.sha256()
-    for name, values in masters.items():
-        digest.update(name.encode())
-        digest.update(values.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return {"start": digest.hexdigest(), "batches": training, "held out": holdout, **asdict(settings)}
-
-
-def _write(
-    path: Path,
-    state: _State,
-    masters: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    run: Mapping[str, Any],
-) -> None:
-    tensors: dict[str, Tensor] = {}
-    for name, values in masters.items():
-        moments = optimizer.state[values]
-        tensors |= {
-            f"now/{name}": values.detach(),
-            f"best/{name}": state.values[name],
-            f"first/{name}": moments["exp_avg"],
-            f"second/{name}": moments["exp_avg_sq"],
-        }
-    metadata = {
-        "run": dict(run),
-        "step": state.step,
-        "best_step": state.best_step,
-        "best": state.best,
-        "looks_since": state.looks_since,
-        "trace": state.trace,
-    }
-    write_tensors(path, "refinement", {name: tensor.cpu() for name, tensor in tensors.items()}, metadata)
-
-
-Loose = Annotated[float, AllowInfNan(True)]
-
-
-class _Header(Frozen):
-    run: dict[Text, Any]
-    step: Count
-    best_step: Count
-    best: Loose
-    looks_since: Count
-    trace: tuple[tuple[Count, Loose, Loose], ...] = Field(min_length=1)
-
-
-def _resume(
-    path: Path,
-    trained: Mapping[str, nn.Parameter],
-    masters: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    run: Mapping[str, Any],
-) -> _State:
-    tensors, metadata = read_tensors(path, "refinement")
-    header = validated(_Header, metadata, str(path), "the header", "remove it to begin anew")
-    odd = [key for key, value in run.items() if header.run.get(key) != value]
-    if odd:
-        raise ValueError(
-            f"{path} is the checkpoint of another run: its {odd[0]} is {header.run.get(odd[0])!r:.80}, not "
-            f"{run[odd[0]]!r}; remove it to begin anew, or repeat the command it was made by"
-        )
-    if not header.best_step <= header.step <= run["steps"]:
-        raise ValueError(f"{path} does not fit: it is at step {header.step} of {run['steps']}; remove it")
-    for name, parameter in trained.items():
-        for what in ("now", "best", "first", "second"):
-            found = tensors.get(f"{what}/{name}")
-            if found is None or found.shape != parameter.shape or not found.is_floating_point():
-                raise ValueError(f"{path} does not fit: {what}/{name} is missing or of another shape; remove it")
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            masters[name].copy_(tensors[f"now/{name}"])
-            parameter.copy_(masters[name])
-            optimizer.state[masters[name]] = {
-                "step": torch.tensor(float(header.step)),
-                "exp_avg": tensors[f"first/{name}"].to(parameter.device),
-                "exp_avg_sq": tensors[f"second/{name}"].to(parameter.device),
-            }
-    return _State(
-        step=header.step,
-        best_step=header.best_step,
-        best=header.best,
-        looks_since=header.looks_since,
-        trace=list(header.trace),
-        values={name: tensors[f"best/{name}"].to(parameter.device) for name, parameter in trained.items()},
-    )

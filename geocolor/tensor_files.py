@@ -68,12 +68,13 @@ def write_tensors(
     write_atomically(path, write)
 
 
-def read_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_tensors(path: Path, kind: str, again: str = AGAIN) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and metadata of a file of this kind.
 
-    Raises `FileNotFoundError`, or `ValueError` naming the file where it is damaged, of another kind or version.
+    Raises `FileNotFoundError`, or `ValueError` naming the file where it is damaged, of another kind or version, and
+    saying `again`: what to do then.
     """
-    file = TensorFile(path, kind)
+    file = TensorFile(path, kind, again)
     return {name: file[name] for name in file}, file.metadata
 
 
@@ -84,26 +85,26 @@ class TensorFile(Mapping[str, Tensor]):
     damaged, of another kind or version.
     """
 
-    def __init__(self, path: Path, kind: str) -> None:
+    def __init__(self, path: Path, kind: str, again: str = AGAIN) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"no {kind} file at {path}")
-        self.path = path
+        self.path, self._again = path, again
         with self._open() as file:
             header = file.metadata() or {}
             text, digests = header.get("geocolor", "{}"), header.get("digests", "{}")
-            metadata = parse_json(text, f"the header of {path}", AGAIN)
+            metadata = parse_json(text, f"the header of {path}", again)
             if not isinstance(metadata, dict) or metadata.pop("kind", None) != kind:
-                raise ValueError(f"{path} is not a {kind} file of geocolor. {AGAIN}")
+                raise ValueError(f"{path} is not a {kind} file of geocolor. {again}")
             version = metadata.pop("format_version", None)
             if version != FORMAT_VERSION:
                 raise ValueError(
-                    f"{path} has format version {version!r:.40}, this geocolor reads {FORMAT_VERSION}. {AGAIN}"
+                    f"{path} has format version {version!r:.40}, this geocolor reads {FORMAT_VERSION}. {again}"
                 )
-            self._digests = parse_json(digests, f"the header of {path}", AGAIN)
+            self._digests = parse_json(digests, f"the header of {path}", again)
             names = set(file.keys())
         whole = set(header) == {"geocolor", "digests", "sha256"} and header["sha256"] == _whole(text, digests)
         if not whole or not isinstance(self._digests, dict) or set(self._digests) != names:
-            raise ValueError(f"{path} is damaged: its checksum does not agree. {AGAIN}")
+            raise ValueError(f"{path} is damaged: its checksum does not agree. {again}")
         self.metadata: dict[str, Any] = metadata
         self._intact: set[str] = set()
 
@@ -114,7 +115,7 @@ class TensorFile(Mapping[str, Tensor]):
             tensor: Tensor = file.get_tensor(name).clone()  # aligned, or products would differ in the last bit
             if name not in self._intact:
                 if self._digests[name] != _digest(name, tuple(tensor.shape), tensor.dtype, data_of(tensor)):
-                    raise ValueError(f"{self.path} is damaged: its checksum does not agree. {AGAIN}")
+                    raise ValueError(f"{self.path} is damaged: its checksum does not agree. {self._again}")
                 self._intact.add(name)
             return tensor
 
@@ -138,7 +139,7 @@ class TensorFile(Mapping[str, Tensor]):
             with safe_open(self.path, framework="pt") as file:
                 yield file
         except (SafetensorError, OSError, KeyError, AttributeError) as error:  # the latter for dtypes that torch lacks
-            raise ValueError(f"{self.path} is damaged or not a safetensors file ({error}). {AGAIN}") from error
+            raise ValueError(f"{self.path} is damaged or not a safetensors file ({error}). {self._again}") from error
 
 
 def checksum(path: Path) -> str:

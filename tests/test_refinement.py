@@ -1,6 +1,9 @@
 """Refinement brings a model nearer the dense one, moves only factors, and goes on bit for bit when killed."""
 
+import copy
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import geocolor
 from geocolor.backend import factored_layers
 from geocolor.curvature import Curvature
 from geocolor.graph import CostGraph
+from geocolor.losses import Classification, Custom, Embedding
 from geocolor.parameters import parameter_count
 from geocolor.refinement import RefineSettings, one_cycle, refine, split, trainable
 from geocolor.tensor_files import read_tensors, write_tensors
@@ -69,43 +73,119 @@ def test_sharing_stays(network: nn.Module, smaller: nn.Module, batches: Batches)
     assert shared(refined) == shared(smaller)
 
 
+@pytest.fixture
+def dies_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
+    """The step of that number is interrupted, counted from 1; gives the list of all that are begun."""
+
+    def dies_at(number: int) -> list[int]:
+        begun: list[int] = []
+        step = geocolor.refinement._step
+
+        def dies(*arguments: object) -> float:
+            begun.append(len(begun))
+            if len(begun) == number:
+                raise KeyboardInterrupt
+            return step(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("geocolor.refinement._step", dies)
+        return begun
+
+    return dies_at
+
+
 def test_a_killed_run_goes_on_bit_for_bit(
-    network: nn.Module, smaller: nn.Module, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, smaller: nn.Module, batches: Batches, tmp_path: Path, dies_at: Callable[[int], list[int]]
 ) -> None:
     whole = refine(smaller, network, batches, QUICK)
-    checkpoint, steps = tmp_path / "refinement.safetensors", 0
-    step = geocolor.refinement._step
-
-    def dies(*arguments: object) -> float:
-        nonlocal steps
-        steps += 1
-        if steps == 28:
-            raise KeyboardInterrupt
-        return step(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("geocolor.refinement._step", dies)
+    checkpoint, begun = tmp_path / "refinement.safetensors", dies_at(28)
     with pytest.raises(KeyboardInterrupt):
         refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
     assert checkpoint.exists()
     resumed = refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
-    assert steps == 28 + 20
+    assert len(begun) == 28 + 20
     assert same(resumed.model, whole.model)
     assert resumed.trace[1:] == whole.trace[1:]
     assert not checkpoint.exists()
 
 
+class Experts(nn.Module):
+    """Every sample is for the expert that its first input names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            if bool((chosen := x[:, 0] == number).any()):
+                y[chosen] = expert(x[chosen])
+        z: Tensor = self.head(torch.tanh(y))
+        return z
+
+
+def test_experts_that_no_batch_has_met_yet_go_on_bit_for_bit_too(
+    tmp_path: Path, dies_at: Callable[[int], list[int]]
+) -> None:
+    model, x, y = Experts().eval(), torch.randn(240, 8), torch.randint(3, (240,))
+    x[:, 0] = torch.arange(240) % 4
+    curvature = geocolor.measure(model, [(x, y)], include=("experts.[012]",))
+    plan = geocolor.plan(geocolor.price(model, curvature, kinds=("in",)), keep=0.5, solver="private")
+    smaller = geocolor.apply(model, plan, curvature)
+    assert set(factored_layers(smaller)) == {"experts.0", "experts.1", "experts.2"}
+    few = [(x[number::4], y[number::4]) for number in (0, 1, 3, 3)]  # none for 2, and 3 is dense
+    settings = RefineSettings(steps=12, checkpoint_every=1, evaluate_every=4, holdout=0.0)
+    whole = refine(smaller, model, few, settings)
+    assert whole.after < whole.before
+    moved = {name[:9] for name, value in values(smaller).items() if not torch.equal(value, values(whole.model)[name])}
+    assert moved == {"experts.0", "experts.1"}
+    for number in (2, 3, 7):
+        dies_at(number)
+        with pytest.raises(KeyboardInterrupt):
+            refine(smaller, model, few, settings, checkpoint=tmp_path / "checkpoint")
+        resumed = refine(smaller, model, few, settings, checkpoint=tmp_path / "checkpoint")
+        assert same(resumed.model, whole.model)
+        assert resumed.trace[1:] == whole.trace[1:]
+
+
 def test_the_checkpoint_of_another_run_is_refused(
-    network: nn.Module, smaller: nn.Module, batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, smaller: nn.Module, batches: Batches, tmp_path: Path
 ) -> None:
     checkpoint = tmp_path / "refinement.safetensors"
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
-    refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
-    with pytest.raises(ValueError, match="its steps is 40, not 80"):
-        refine(smaller, network, batches, RefineSettings(steps=80, evaluate_every=10), checkpoint=checkpoint)
-    with torch.no_grad():
-        next(iter(trainable(smaller).values())).mul_(2)
-    with pytest.raises(ValueError, match="another run: its start is"):
+    refine(smaller, network, batches, QUICK, checkpoint=checkpoint, keep_checkpoint=True)
+    changed = copy.deepcopy(network), copy.deepcopy(smaller)
+    for model in changed:
+        with torch.no_grad():
+            next(model.parameters()).mul_(2)
+    other: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("with steps 40, not 80", (smaller, network, batches, replace(QUICK, steps=80)), {}),
+        ("with batches 4, not 3", (smaller, network, batches[:3], QUICK), {}),
+        ("with another data", (smaller, network, [*batches[:3], (-batches[3][0], batches[3][1])], QUICK), {}),
+        ("with another dense model", (smaller, changed[0], batches, QUICK), {}),
+        ("with another compressed model", (changed[1], network, batches, QUICK), {}),
+        ("with another loss", (smaller, network, batches, QUICK), {"loss": Custom(lambda m, b: m(b[0]).mean())}),
+    ]
+    for sentence, arguments, named in other:
+        with pytest.raises(ValueError, match=f"{checkpoint} is the checkpoint of another run, {sentence}: remove it"):
+            refine(*arguments, checkpoint=checkpoint, **named)
+    again = refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
+    assert again.steps == 40
+
+
+def test_what_is_no_checkpoint_is_named(
+    network: nn.Module, smaller: nn.Module, batches: Batches, tmp_path: Path
+) -> None:
+    checkpoint = tmp_path / "refinement.safetensors"
+    refine(smaller, network, batches, QUICK, checkpoint=checkpoint, keep_checkpoint=True)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-40] + bytes(40))
+    with pytest.raises(ValueError, match=rf"{checkpoint} is damaged: .*\. Remove it to begin anew"):
         refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
+    checkpoint.write_bytes(b"torn")
+    with pytest.raises(ValueError, match=rf"{checkpoint} is damaged .*\. Remove it to begin anew"):
+        refine(smaller, network, batches, QUICK, checkpoint=checkpoint)
+    with pytest.raises(IsADirectoryError, match="is a folder, not a file"):
+        refine(smaller, network, batches, QUICK, checkpoint=tmp_path)
 
 
 def test_a_checkpoint_beyond_the_end_or_without_a_look_is_refused(
@@ -128,6 +208,18 @@ def test_low_precision_is_trained_in_float32(network: nn.Module, smaller: nn.Mod
     assert {p.dtype for p in found.model.parameters()} == {torch.bfloat16}
 
 
+def test_autocast_trains_what_stays_float32(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:
+    seen: set[torch.dtype] = set()
+    hooks = [m.register_forward_hook(lambda _, __, y: seen.add(y.dtype)) for m in factored_layers(smaller).values()]
+    found = refine(smaller, network, batches, replace(QUICK, precision="bfloat16"))
+    for hook in hooks:
+        hook.remove()
+    assert seen == {torch.bfloat16, torch.float32}  # steps and looks
+    assert found.after < 0.9 * found.before
+    assert {p.dtype for p in found.model.parameters()} == {torch.float32}
+    assert found.trace[1:] != refine(smaller, network, batches, QUICK).trace[1:]
+
+
 def test_it_stops_early_and_keeps_the_best(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:
     settings = RefineSettings(steps=400, learning_rate=0.3, evaluate_every=5, patience=3, holdout=0.25)
     found = refine(smaller, network, batches, settings)
@@ -146,11 +238,65 @@ def test_norms_and_labels_may_take_part(network: nn.Module, batches: Batches) ->
     assert not torch.equal(found.model[1].weight, smaller[1].weight)  # type: ignore[index]
 
 
-def test_what_is_not_finite_ends_it_with_a_warning(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:
-    torn = [*batches[:-1], (batches[-1][0] * float("nan"), batches[-1][1])]
-    with pytest.warns(UserWarning, match="lower learning rate"):
-        found = refine(smaller, network, torn, RefineSettings(steps=40, holdout=0.0))
+def torn(batches: Batches, number: int) -> Batches:
+    return [(x * math.nan if index == number else x, y) for index, (x, y) in enumerate(batches)]
+
+
+@pytest.mark.parametrize("holdout", [0.0, 0.25])
+def test_a_loss_that_is_not_finite_ends_it_and_keeps_what_was_nearest(
+    network: nn.Module, smaller: nn.Module, batches: Batches, holdout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, taken = geocolor.refinement._step, 0
+
+    def fails(*arguments: object) -> float:
+        nonlocal taken
+        taken += 1
+        return math.nan if taken == 36 else step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("geocolor.refinement._step", fails)
+    with pytest.warns(UserWarning, match=r"nan at step 35, on batch \d of 4: .* lower learning rate"):
+        found = refine(smaller, network, batches, replace(QUICK, evaluate_every=50, holdout=holdout))
+    assert (found.steps, found.best_step) == (35, 35)
+    assert found.after < found.before
+    assert not same(found.model, smaller)
+
+
+def test_without_a_hold_out_weights_that_went_astray_are_not_kept(
+    network: nn.Module, smaller: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("geocolor.refinement.one_cycle", lambda step, *_: 3e-3 if step < 25 else 1e30)
+    with pytest.warns(UserWarning, match="at step 26"):
+        found = refine(smaller, network, batches, replace(QUICK, holdout=0.0))
+    assert (found.best_step, found.held_out) == (20, 0)
+    assert found.after == found.trace[2][2] < found.before
     assert all(bool(torch.isfinite(p).all()) for p in found.model.parameters())
+
+
+def test_data_and_weights_that_are_not_finite_are_refused(
+    network: nn.Module, smaller: nn.Module, batches: Batches
+) -> None:
+    [judged] = split(range(4), 0.25)[1]
+    with pytest.raises(ValueError, match=f"the divergence from the dense model is nan on batch {judged + 1} of 4 bef"):
+        refine(smaller, network, torn(batches, judged), QUICK)
+    with pytest.raises(ValueError, match="is nan on batch 4 of 4 before any step"):
+        refine(smaller, network, torn(batches, 3), replace(QUICK, holdout=0.0))
+    everywhere = [torn(batches, number)[number] for number in range(4)]
+    everywhere[judged] = batches[judged]
+    with pytest.raises(ValueError, match=r"the loss or its gradient is nan on batch \d of 4 before any step"):
+        refine(smaller, network, everywhere, QUICK)
+    for called, models in (("compressed", (smaller, network)), ("dense", (smaller, network))):
+        one, other = copy.deepcopy(models)
+        with torch.no_grad():
+            next((one if called == "compressed" else other).parameters()).view(-1)[0] = math.nan
+        with pytest.raises(ValueError, match=rf"the {called} model's blocks.*\[0, 0\] is nan"):
+            refine(one, other, batches, QUICK)
+
+
+def test_a_number_is_the_number_of_steps(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:
+    found = refine(smaller, network, batches, 3)
+    assert found.steps == 3
+    assert found.held_out == 1
+    assert same(found.model, refine(smaller, network, batches, RefineSettings(steps=3)).model)
 
 
 def test_bad_input_gets_a_sentence(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:
@@ -158,7 +304,27 @@ def test_bad_input_gets_a_sentence(network: nn.Module, smaller: nn.Module, batch
         refine(network, network, batches)
     with pytest.raises(ValueError, match="needs batches"):
         refine(smaller, network, [])
-    for wrong in ({"steps": -1}, {"learning_rate": 0.0}, {"labels": 2.0}, {"holdout": 1.0}, {"precision": "int8"}):
+    for steps in (1.5, "many", True):
+        with pytest.raises(ValueError, match="steps must be 0 or more and whole"):
+            refine(smaller, network, batches, steps)  # type: ignore[arg-type]
+    wider = nn.Sequential(network, nn.Linear(5, 7)).eval()
+    with pytest.raises(ValueError, match=r"the dense model gives outputs of shape \(16, 7\), the other of \(16, 5\)"):
+        refine(smaller, wider, batches, QUICK, loss=Classification())
+    with pytest.raises(ValueError, match="the embedding loss compares with the dense model, not with labels"):
+        refine(smaller, network, batches, replace(QUICK, labels=0.5), loss=Embedding())
+    with pytest.raises(ValueError, match="one batch leaves none"):
+        refine(smaller, network, batches[:1], replace(QUICK, patience=2))
+    for wrong in (
+        {"steps": -1},
+        {"seed": -1},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.inf},
+        {"clip": "a"},
+        {"labels": 2.0},
+        {"holdout": 1.0},
+        {"patience": 2, "holdout": 0.0},
+        {"precision": "int8"},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             RefineSettings(**wrong)  # type: ignore[arg-type]
 
@@ -187,7 +353,8 @@ def test_the_hold_out_is_spread_and_never_all() -> None:
         (lambda tensors, metadata: metadata.pop("step"), "step: Field required"),
         (lambda tensors, metadata: metadata.update(trace=[1]), "trace.0: "),
         (lambda tensors, metadata: metadata.update(run=[]), "run: "),
-        (lambda tensors, metadata: tensors.pop(next(iter(tensors))), "is missing or of another shape; remove it"),
+        (lambda tensors, metadata: metadata.update(taken={}), "does not say how many steps"),
+        (lambda tensors, metadata: tensors.pop(next(iter(tensors))), r"is missing or of another shape\. Remove it"),
         (lambda tensors, metadata: tensors.update({n: torch.ones(1) for n in tensors}), "or of another shape"),
     ],
 )
