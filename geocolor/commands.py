@@ -382,6 +382,8 @@ def evaluation(
     samples: int | None,
     dry_run: bool = False,
 ) -> Report:
+    beside = Path(source) / "plan.json"
+    plan = _plan(beside) if beside.is_file() else None
     reference = _model(reference_source)[0] if reference_source is not None else None
     model, tokenizer = _model(source, reference)
     test = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
@@ -401,8 +403,8 @@ def evaluation(
         else:
             compared = evaluate_pair(reference, model, test, bytes_per_unit=bytes_per_unit, progress=True)
             report = comparison_report(compared)
-    if (Path(source) / "plan.json").is_file():
-        report |= plan_report(_plan(Path(source) / "plan.json"))
+    if plan is not None:
+        report |= plan_report(plan)
     report["seconds"] = clock.seconds
     for key, value in report.items():
         console.print(f"{key.replace('_', ' '):>22}  {_readable(value)}", highlight=False)
@@ -530,7 +532,7 @@ def announce(out: Path | None, expecting: Callable[[], Forecast]) -> None:
         return
     expected = expecting()
     within = f" ({duration(expected.search)} of them for the search at most)" if expected.search else ""
-    Console(stderr=True).print(
+    Console(stderr=True, markup=False, emoji=False).print(
         f"expected: {duration(expected.total)}{within}, {size(expected.memory)} of memory at the peak"
         + ("" if out is None else f", {size(expected.disk)} of disk at most"),
         highlight=False,
@@ -543,11 +545,11 @@ def announce(out: Path | None, expecting: Callable[[], Forecast]) -> None:
 @contextmanager
 def _kept(out: Path, basis: Mapping[str, Any], settings: Mapping[str, Any], overwrite: bool) -> Iterator[Journal]:
     """The journal of a command; what it goes on with is said on standard error."""
-    errors = Console(stderr=True, quiet=processes.rank() > 0)
+    errors = Console(stderr=True, markup=False, emoji=False, quiet=processes.rank() > 0)
     versions = {module.__name__: module.__version__ for module in (geocolor, torch, np, transformers)}
 
     def say(sentence: str) -> None:
-        errors.print(sentence, highlight=False, markup=False, soft_wrap=True)
+        errors.print(sentence, highlight=False, soft_wrap=True)
 
     with kept(out, {**basis, **versions}, settings, overwrite=overwrite, say=say) as journal:
         yield journal
@@ -627,7 +629,7 @@ def _stored_dtype(source: str) -> torch.dtype | None:
     """The dtype of the weights on disk, in which the smaller model is saved too; None where it cannot be known."""
     if (":" in source and not Path(source).exists()) or (Path(source) / PLAN_FILE).is_file():
         return None  # module:function, or a plain module, which is loaded as it was saved
-    dtype = transformers.AutoConfig.from_pretrained(source).dtype
+    dtype = data.config_of(source).dtype
     return dtype if isinstance(dtype, torch.dtype) else None
 
 

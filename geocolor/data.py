@@ -47,28 +47,7 @@ def load_model(
         if not isinstance(model, nn.Module):
             raise ValueError(f"{source} returned {_kind(model)}, not a torch.nn.Module; return the model from it")
         return model.eval(), tokenizer
-    if _looks_local(source) and not (Path(source) / "config.json").is_file():
-        here = Path(source)
-        problem = "has no config.json" if here.is_dir() else "is a file" if here.exists() else "does not exist"
-        raise FileNotFoundError(
-            f"model folder {source} {problem}; pass a folder saved with save_pretrained, a hub name, or module:function"
-        )
-    try:
-        config = transformers.AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        if Path(source).is_dir():
-            raise ValueError(
-                f"{source}: its config.json is of no model that transformers {transformers.__version__} knows "
-                f"({_first_line(error)}); save or download it again"
-            ) from error
-        raise ValueError(
-            f"no model {str(source)!r}: neither a folder here nor a model that the hub gives ({_first_line(error)}); "
-            "pass a folder saved with save_pretrained, a hub name, or module:function"
-        ) from error
-    except Exception as error:  # what configurations raise for odd settings has no common type
-        raise ValueError(
-            f"{source}: its config.json makes no sense ({_first_line(error)}): damaged? Save or download it again"
-        ) from error
+    config = config_of(source)
     with in_dtype(source, dtype, mapped) as folder:
         try:
             model = _class_named(config).from_pretrained(folder, dtype=dtype)
@@ -86,6 +65,32 @@ def load_model(
     if mapped is not None:
         _let_lie_in_files(model, str(source), mapped)
     return model.eval(), _load_tokenizer(source)
+
+
+def config_of(source: str | Path) -> Any:
+    """The config of a transformers folder or hub name; raises as `load_model` does."""
+    if _looks_local(source) and not (Path(source) / "config.json").is_file():
+        here = Path(source)
+        problem = "has no config.json" if here.is_dir() else "is a file" if here.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"model folder {source} {problem}; pass a folder saved with save_pretrained, a hub name, or module:function"
+        )
+    try:
+        return transformers.AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        if Path(source).is_dir():
+            raise ValueError(
+                f"{source}: its config.json is of no model that transformers {transformers.__version__} knows "
+                f"({_first_line(error)}); save or download it again"
+            ) from error
+        raise ValueError(
+            f"no model {str(source)!r}: neither a folder here nor a model that the hub gives ({_first_line(error)}); "
+            "pass a folder saved with save_pretrained, a hub name, or module:function"
+        ) from error
+    except Exception as error:  # what configurations raise for odd settings has no common type
+        raise ValueError(
+            f"{source}: its config.json makes no sense ({_first_line(error)}): damaged? Save or download it again"
+        ) from error
 
 
 def _let_lie_in_files(model: nn.Module, source: str, folder: Path) -> None:

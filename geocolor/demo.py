@@ -42,7 +42,7 @@ def run(
     """
     former = out.is_dir() and (out / "report.json").exists() and (out / "plan.json").exists()
     refuse_occupied(out, overwrite=former)
-    console.print(f"[bold]geocolor demo[/]: the embedded language model of Python source, keep = {keep:g}")
+    console.print(Text("geocolor demo", "bold") + f": the embedded language model of Python source, keep = {keep:g}")
     model, tokenizer = data.load_model(str(MODEL))
     calibration, test = sequences("calibration", CALIBRATION_SEQUENCES), sequences("test", TEST_SEQUENCES)
     announce(lambda: _forecast(model, tokenizer, calibration, test, settings_for(keep)))

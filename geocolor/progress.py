@@ -28,7 +28,7 @@ T = TypeVar("T")
 @contextmanager
 def bar(description: str, total: int | None = None, *, wanted: bool = True) -> Iterator[Callable[[], None]]:
     """Gives a function to call after each step. Nothing is drawn for the first two seconds, nor when not `wanted`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     display = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
     task = display.add_task(description, total=total)
     with _shown(display, wanted):
@@ -47,7 +47,7 @@ def track(items: Iterable[T], description: str, *, total: int | None = None, wan
 @contextmanager
 def countdown(description: str, seconds: float, *, wanted: bool = True) -> Iterator[None]:
     """A bar that runs by itself, for one long step that takes at most so many seconds."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), _AtMost())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn(), _AtMost())
     display = _Clock(*columns, console=Console(stderr=True), transient=True)
     display.add_task(description, total=seconds)
     with _shown(display, wanted):
@@ -57,7 +57,7 @@ def countdown(description: str, seconds: float, *, wanted: bool = True) -> Itera
 @contextmanager
 def waiting(description: str, *, wanted: bool = True) -> Iterator[None]:
     """A sign of life for one long step of unknown length."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     display = Progress(*columns, console=Console(stderr=True), transient=True)
     display.add_task(description, total=None)
     with _shown(display, wanted):

@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from geocolor_cli.interrupts import SENTENCE, STATUS, raising
 from geocolor_cli.options import DESCRIPTION, Command, Measure
@@ -16,22 +17,27 @@ from geocolor_cli.options import DESCRIPTION, Command, Measure
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command that `arguments` (those of the process by default) name; exits with 2 or 130 where it fails."""
-    console, errors = Console(), Console(stderr=True)
+    console, errors = _console(), _console(stderr=True)
     command: Any = tyro.cli(Command, prog="geocolor", description=DESCRIPTION, args=arguments)
     try:
         with errors.status("loading PyTorch and transformers …"):
             _load_quietly()
         with warnings.catch_warnings(), raising():
             warnings.showwarning = lambda message, *_args, **_kwargs: errors.print(
-                f"[yellow]warning:[/] {_escape(str(message))}", soft_wrap=True
+                Text("warning:", "yellow"), str(message), soft_wrap=True
             )
             _run_and_report(command, console)
     except KeyboardInterrupt:
         errors.print(SENTENCE)
         sys.exit(STATUS)
     except (ValueError, OSError, ImportError) as error:
-        errors.print(f"[red]error:[/] {_escape(_sentence(error))}", soft_wrap=True)
+        errors.print(Text("error:", "red"), _sentence(error), soft_wrap=True)
         sys.exit(2)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """One that prints brackets and colons of names as they are."""
+    return Console(stderr=stderr, markup=False, emoji=False)
 
 
 def _run_and_report(command: Any, console: Console) -> None:
@@ -63,7 +69,3 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}; look whether it is there, and may be read or written"
     return str(error) or type(error).__name__
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", r"\[")

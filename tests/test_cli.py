@@ -536,6 +536,34 @@ def test_damaged_plans_are_refused(planned: Path, tmp_path: Path, refuse: Refuse
     assert "name the plan.json in it" in refuse("show", str(planned))
 
 
+def test_a_damaged_plan_beside_a_model_is_told_before_the_work(
+    tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_model", lambda *_: pytest.fail("the model was loaded first"))
+    (tmp_path / "plan.json").write_text("{")
+    assert f"{tmp_path / 'plan.json'} is not whole JSON" in refuse("evaluate", str(tmp_path), "--data", "text.txt")
+
+
+def test_apply_says_what_is_wrong_with_its_model(planned: Path, tmp_path: Path, refuse: Refuse) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    plan = [str(planned / "plan.json"), "-o", "never"]
+    assert "no model 'nowhere/llama': neither a folder here nor" in refuse("apply", "nowhere/llama", *plan)
+    assert f"{tmp_path}: its config.json is of no model" in refuse("apply", str(tmp_path), *plan)
+
+
+def test_names_are_printed_as_they_are(
+    planned: Path, tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    never = ["--data", "text.txt", "--keep", "0.5", "-o", "never"]
+    assert "error: nomod:x: no module 'nomod' here" in refuse("plan", "nomod:x", *never)
+    for odd in ("./:x:", "./[bold]a", "./a[/b]", "./\\[bold]"):
+        assert f"error: model folder {odd} does not exist" in refuse("plan", odd, *never)
+    (tmp_path / "[bold]:x:").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run(["show", str(planned / "plan.json"), "-o", "[bold]:x:/a.png"])
+    assert "figure  [bold]:x:/a.png" in capsys.readouterr().out
+
+
 def test_plan_without_its_curvature_says_how_to_get_it(planned: Path, tmp_path: Path, refuse: Refuse) -> None:
     shutil.copy(planned / "plan.json", tmp_path)
     said = refuse("apply", "program_of_the_cli_tests:network", str(tmp_path / "plan.json"), "-o", "never")

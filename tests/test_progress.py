@@ -53,6 +53,13 @@ def long_steps() -> None:
         pass
 
 
+def test_names_in_brackets_are_shown_as_they_are(on: Terminal) -> None:
+    written = on(terminal=True)
+    with waiting("loading a[/b]:x:"):
+        pass
+    assert "loading a[/b]:x:" in written.getvalue()
+
+
 def test_a_terminal_is_shown_steps_and_time_left(on: Terminal) -> None:
     written = on(terminal=True)
     long_steps()
