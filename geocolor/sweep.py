@@ -19,6 +19,9 @@ Cell = Mapping[str, Any]
 Row = dict[str, Any]
 Work = Callable[[Cell], Row]
 
+#: How often Ray begins a cell again whose process has ended: a machine may go, but memory may also be too small for it.
+TRIALS = 3
+
 CELLS, RESULTS = "cells", "results.jsonl"
 
 
@@ -29,12 +32,14 @@ def sweep(
     *,
     ray: str | None = None,
     say: Callable[[str], None] = lambda sentence: None,
+    failed: Callable[[Cell, str], Row] = lambda cell, why: {"error": why},
 ) -> list[Row]:
     """`work` done for every cell that has no row yet; all rows of these cells, in their order.
 
     `folder` holds the rows: `results.jsonl`, those of earlier sweeps too. With `ray`, the address of a cluster ("auto"
     for the one that runs here, "local" for one started here and ended afterwards), cells run wherever there is a CPU;
-    `work` must be importable there. A row with an "error" is a cell that said no, and is asked again next time.
+    `work` must be importable there. A row with an "error" is a cell that said no, and is asked again next time; one
+    whose process ends `TRIALS` times more is such a row, which `failed` makes.
     """
     digests = list(dict.fromkeys(map(digest, cells)))
     by_digest = dict(zip(map(digest, cells), cells, strict=True))
@@ -43,7 +48,7 @@ def sweep(
     if len(left) < len(digests):
         say(f"{len(digests) - len(left)} of {len(digests)} cells are there already")
     _write_results(folder, rows, digests)
-    for done, (key, row) in enumerate((_by_ray if ray else _here)(left, work, ray), start=1):
+    for done, (key, row) in enumerate(_by_ray(left, work, ray, failed) if ray else _here(left, work), start=1):
         rows[key] = row
         document = {"cell": by_digest[key], "row": row, "checksum": digest(row)}
         text = json.dumps(document, indent=1, default=str) + "\n"
@@ -68,12 +73,14 @@ def digest(cell: Cell) -> str:
     return hashlib.sha256(json.dumps(cell, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _here(pending: Mapping[str, Cell], work: Work, _: str | None) -> Iterator[tuple[str, Row]]:
+def _here(pending: Mapping[str, Cell], work: Work) -> Iterator[tuple[str, Row]]:
     for key, cell in pending.items():
         yield key, work(cell)
 
 
-def _by_ray(pending: Mapping[str, Cell], work: Work, address: str | None) -> Iterator[tuple[str, Row]]:
+def _by_ray(
+    pending: Mapping[str, Cell], work: Work, address: str, failed: Callable[[Cell, str], Row]
+) -> Iterator[tuple[str, Row]]:
     try:
         import ray
     except ImportError as error:
@@ -84,11 +91,18 @@ def _by_ray(pending: Mapping[str, Cell], work: Work, address: str | None) -> Ite
     if ours:
         ray.init(address=None if address == "local" else address, log_to_driver=False)
     try:
-        remote = ray.remote(num_cpus=1, max_retries=-1)(work)
+        remote = ray.remote(num_cpus=1, max_retries=TRIALS)(work)
         running = {remote.remote(cell): key for key, cell in pending.items()}
         while running:
             (done,), _ = ray.wait(list(running), num_returns=1)
-            yield running.pop(done), ray.get(done)
+            key = running.pop(done)
+            try:
+                row: Row = ray.get(done)
+            except ray.exceptions.RayTaskError:  # raised by the work itself
+                raise
+            except ray.exceptions.RayError as error:
+                row = failed(pending[key], f"its process ended {TRIALS + 1} times, for want of memory perhaps: {error}")
+            yield key, row
     finally:
         if ours:
             ray.shutdown()

@@ -50,22 +50,13 @@ def grid(
 def compress_cell(cell: Cell, dry_run: bool = False) -> Row:
     """Compress, save, load again and compare as `geocolor compress` does; the figures stay, the model does not.
 
-    A sentence of refusal (a budget out of reach, say) is a row too. With `dry_run` the row is what is expected.
+    What refuses or fails (a budget out of reach, say, or memory) is a row too, with an "error". With `dry_run` the row
+    is what is expected.
     """
     from geocolor import commands  # where a machine of a cluster begins
     from geocolor.refinement import RefineSettings
 
-    told: dict[str, Any] = cell["settings"]
-    settings = Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})  # type: ignore[arg-type]
-    asked: Row = {
-        "model": cell["model"],
-        "preset": settings.preset,
-        "keep": settings.keep,
-        "max_flops": settings.max_flops,
-        "solver_asked": settings.solver,
-        "seed": settings.seed,
-        "refine": cell["refine"],
-    }
+    asked = _asked(cell)
     try:
         with tempfile.TemporaryDirectory() as folder:
             report = commands.compress(
@@ -74,7 +65,7 @@ def compress_cell(cell: Cell, dry_run: bool = False) -> Row:
                 cell["data"],
                 cell["test_data"],
                 Path(folder) / "model",
-                settings,
+                _settings(cell),
                 cell["sequence"],
                 cell["batch_size"],
                 cell["samples"],
@@ -82,13 +73,34 @@ def compress_cell(cell: Cell, dry_run: bool = False) -> Row:
                 RefineSettings(steps=cell["refine"]) if cell["refine"] else None,
                 dry_run,
             )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return {**asked, "error": str(error)}
+    except Exception as error:
+        return {**asked, "error": f"{type(error).__name__}: {error}"}
     if dry_run:
         return report
     figures = {key: value for key, value in report.items() if key not in ("plan", "model", "figure")}
     row: Row = finite({**figures, **asked})
     return row
+
+
+def _settings(cell: Cell) -> Settings:
+    told: dict[str, Any] = cell["settings"]
+    return Settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in told.items()})  # type: ignore[arg-type]
+
+
+def _asked(cell: Cell) -> Row:
+    """What its row says of a cell whatever comes of it."""
+    settings = _settings(cell)
+    return {
+        "model": cell["model"],
+        "preset": settings.preset,
+        "keep": settings.keep,
+        "max_flops": settings.max_flops,
+        "solver_asked": settings.solver,
+        "seed": settings.seed,
+        "refine": cell["refine"],
+    }
 
 
 def forecast_sweep(cells: Sequence[Cell]) -> Forecast:
@@ -124,7 +136,12 @@ def run_sweep(console: Console, cells: Sequence[Cell], out: Path, ray: str | Non
         with contextlib.suppress(ValueError):  # a cell that cannot be run says so in its row
             commands.announce(out, lambda: forecast_sweep(left))
     rows = sweep(
-        cells, compress_cell, out, ray=ray, say=lambda line: console.print(line, highlight=False, markup=False)
+        cells,
+        compress_cell,
+        out,
+        ray=ray,
+        say=lambda line: console.print(line, highlight=False, markup=False),
+        failed=lambda cell, why: {**_asked(cell), "error": why},
     )
     console.print(sweep_table(rows))
     if all("error" in row for row in rows):

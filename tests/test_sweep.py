@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from geocolor.settings import Settings
-from geocolor.sweep import Cell, Row, digest, sweep
+from geocolor.sweep import TRIALS, Cell, Row, digest, sweep
 from geocolor.sweep_grid import absolute, grid, run_sweep
 
 CELLS: list[Cell] = [{"number": number} for number in range(5)]
@@ -211,6 +211,8 @@ def test_a_node_that_is_killed_in_the_middle_loses_and_doubles_no_row(
 
     def work(cell: Cell) -> Row:
         (begun / f"{cell['number']}-{os.getpid()}").touch()
+        if cell["number"] < 0:
+            os._exit(9)
         time.sleep(0.5)
         return {"number": cell["number"]}
 
@@ -231,5 +233,9 @@ def test_a_node_that_is_killed_in_the_middle_loses_and_doubles_no_row(
         assert len(list((tmp_path / "sweep" / "cells").iterdir())) == 6
         assert len({file.name.split("-")[0] for file in begun.iterdir()}) == 6
         assert sweep(cells, work, tmp_path / "sweep", ray=cluster.address) == rows, "nothing is left to do"
+        deadly, good = sweep([{"number": -1}, {"number": 7}], work, tmp_path / "deadly", ray=cluster.address)
+        assert f"ended {TRIALS + 1} times" in deadly["error"]
+        assert good == {"number": 7}
+        assert len(list(begun.glob("-1-*"))) == TRIALS + 1
     finally:
         cluster.shutdown()
