@@ -1,5 +1,6 @@
 """How transformers loads a compressed model: geocolor registers as a quantization method (DESIGN §8)."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.quantizers.auto import (
 
 from geocolor.backend import merge_to_dense, skeleton
 from geocolor.manifest import check_manifest
+from geocolor.placement import check_placement
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig, declare_ties, names_in, renamings
 from geocolor.unpacking import unpack_as_planned
 
@@ -28,6 +30,7 @@ class GeocolorQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def __init__(self, quantization_config: GeocolorConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
+        self.names: dict[str, str] = {}
         if not self.pre_quantized:
             raise ValueError(
                 "a dense checkpoint cannot be compressed while it loads: load it without quantization_config, apply "
@@ -37,14 +40,20 @@ class GeocolorQuantizer(HfQuantizer):  # type: ignore[misc]
     def is_serializable(self) -> bool:
         return True
 
+    def validate_environment(self, *_: Any, device_map: Any = None, **__: Any) -> None:
+        """Called with the map that was asked for, and of "auto" once more, with what was made of it."""
+        if isinstance(device_map, Mapping):
+            check_placement(device_map, self.quantization_config.plan, self.names)
+
     def _process_model_before_weight_loading(
-        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **_: Any
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, device_map: Any = None, **_: Any
     ) -> None:
         for folder in {Path(file).parent for file in checkpoint_files or ()}:
             check_manifest(folder)
         plan = self.quantization_config.plan
         unpack_as_planned(model, plan.layers)
         self.names = names_in(model, plan)
+        self.validate_environment(device_map=device_map)
         skeleton(model, plan, self.names)
         declare_ties(model, plan, self.names)
 

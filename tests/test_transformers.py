@@ -33,6 +33,7 @@ from transformers.pytorch_utils import Conv1D
 
 from geocolor.backend import FactoredLayer, factored_layers, install
 from geocolor.parameters import parameter_count
+from geocolor.placement import check_placement
 from geocolor.plans import Plan
 from geocolor.storage import export_dense, load, save
 from geocolor.transformers_format import GeocolorConfig
@@ -213,6 +214,51 @@ def test_blocks_on_disk_compute_the_same(tmp_path: Path) -> None:
     )
     for _ in range(2):
         assert torch.equal(output(loaded), output(model))
+
+
+@pytest.mark.parametrize(
+    ("first", "others", "refused"),
+    [
+        ("cpu", "disk", True),
+        ("disk", "cpu", True),
+        (0, 1, True),
+        ("cuda:0", "disk", True),
+        ("cpu", "cuda:0", True),
+        ("cuda:0", "cpu", False),
+        (0, "cuda:0", False),
+        ("disk", "disk", False),
+    ],
+)
+def test_a_basis_has_one_place(first: Any, others: Any, refused: bool) -> None:
+    model = compressed(llama(), LLAMA_CLASSES)
+    places = {"": others} | {f"model.layers.{block}": first for block in range(11)}
+    names = {name: name for name in model.geocolor_plan.layers}
+    if not refused:
+        check_placement(places, model.geocolor_plan, names)
+        return
+    told = (
+        r"'model.layers.1.self_attn.q_proj' and 'model.layers.11.self_attn.q_proj' share a basis, .* on '(cpu|cuda:0|d)"
+    )
+    with pytest.raises(ValueError, match=told):
+        check_placement(places, model.geocolor_plan, names)
+
+
+def test_a_basis_on_disk_and_in_memory_is_refused_before_weights_are_read(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    save(compressed(llama(), LLAMA_CLASSES), tmp_path / "model")
+    with pytest.raises(ValueError, match="share a basis, and device_map puts one on 'cpu', the other on 'disk'"):
+        AutoModelForCausalLM.from_pretrained(
+            tmp_path / "model", device_map={"": "cpu", "model.layers.11": "disk"}, offload_folder=tmp_path / "offloaded"
+        )
+
+
+def test_what_auto_makes_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("accelerate")
+    save(compressed(llama(), LLAMA_CLASSES), tmp_path / "model")
+    made = {"": "cpu", "model.layers.11": "disk"}
+    monkeypatch.setattr("transformers.integrations.accelerate.infer_auto_device_map", lambda *_, **__: made)
+    with pytest.raises(ValueError, match="share a basis"):
+        AutoModelForCausalLM.from_pretrained(tmp_path / "model", device_map="auto", offload_folder=tmp_path / "off")
 
 
 def test_a_model_in_shards_loads_bit_equal(tmp_path: Path) -> None:
