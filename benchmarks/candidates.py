@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from benchmarks.environment import environment
 from benchmarks.fidelity import graphs_at, measured_curvature, plans, predicted, write
 from benchmarks.panels import panels
 from benchmarks.quality import Arguments as QualityArguments
@@ -84,7 +85,7 @@ def run(arguments: Arguments, console: Console) -> list[Row]:
                 if title in done:
                     continue
                 row = {"model": name, "keep": keep, "plan": title, "kept": made.kept}
-                rows.append(row | judged(bench, made, graph, arguments.seed))
+                rows.append(row | judged(bench, made, graph, arguments.seed) | environment(arguments.seed))
                 write(rows, arguments.output)
                 console.print(rows[-1], highlight=False)
     return rows

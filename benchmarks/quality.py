@@ -9,11 +9,9 @@ the figure are made from all rows there are.
 
 import json
 import math
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +20,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
+from benchmarks.environment import environment
 from benchmarks.panels import panels
 from benchmarks.subjects import DAMAGES, SUBJECTS, Name, Subject, check_data
 from geocolor.atomic import write_atomically
@@ -249,7 +248,7 @@ def run(arguments: Arguments, console: Console) -> None:
                 started = time.perf_counter()
                 for row in bench.rows(method, keep, missing):
                     with arguments.rows.open("a") as out:
-                        out.write(json.dumps(row | environment(arguments)) + "\n")
+                        out.write(json.dumps(row | environment(arguments.seed)) + "\n")
                     console.print(
                         f"{name} {keep:g} {method}, {row['stage']}: {row['damage']:.4g} "
                         f"({time.perf_counter() - started:.0f} s)",
@@ -260,15 +259,6 @@ def run(arguments: Arguments, console: Console) -> None:
 def _wanted(name: str, keep: float) -> bool:
     """KWT-1 is measured where it has something to lose; 0.4 is its size alone."""
     return keep <= MOST[name] if name in MOST else keep != 0.4
-
-
-def environment(arguments: Arguments) -> Row:
-    return {
-        "seed": arguments.seed,
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "geocolor": version("geocolor"),
-    }
 
 
 def by_case(rows: Sequence[Row]) -> dict[tuple[str, Stage, float], dict[str, Row]]:

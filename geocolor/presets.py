@@ -98,7 +98,7 @@ PRESETS: dict[str, Preset] = {
         Preset("basis-sharing-4", f"{_SHARING}, four blocks", "activation", 4, updated_below=0.6),
         Preset("basis-sharing-all", f"{_SHARING}, all blocks", "activation", ALL, updated_below=0.6),
         Preset("d-rank", "D-Rank, Mi et al. 2025, arXiv:2509.25622, pairs of blocks", "activation", 2, "effective"),
-        Preset("two-sided", "Kronecker factors of both sides, uniform ranks (DESIGN §4 without a search)", "kronecker"),
+        Preset("two-sided", "GFWSVD, Chekalina et al. 2025, arXiv:2505.17974, its factors by K-FAC", "kronecker"),
     )
 }
 

@@ -13,7 +13,8 @@ import geocolor
 from benchmarks.kwt1 import KeywordTransformer
 from geocolor.backend import factored_layers, plan_of
 from geocolor.compression import compress_into
-from geocolor.curvature import Curvature, measure
+from geocolor.curvature import measure
+from geocolor.curvature.measurement import _generator
 from geocolor.divergence import divergence_of
 from geocolor.habits import neighbours, readers_of_norms
 from geocolor.layers import find_layers
@@ -66,6 +67,30 @@ def inputs(model: nn.Module, clips: Batches, name: str) -> Tensor:
     return torch.cat(seen)
 
 
+def gradients(model: nn.Module, clips: Batches, name: str) -> Tensor:
+    """Those of the layer's outputs, for the labels that `measure` draws: samples × positions × m, float64."""
+    found: list[Tensor] = []
+    for index, batch in enumerate(clips):
+        outputs: list[Tensor] = []
+
+        def keep(module: nn.Module, args: object, output: Tensor, outputs: list[Tensor] = outputs) -> None:
+            output.retain_grad()
+            outputs.append(output)
+
+        handle = model.get_submodule(name).register_forward_hook(keep)
+        pseudo, _ = Classification().sampled(model, batch, _generator(torch.device("cpu"), 0, index, 0))
+        pseudo.backward()
+        handle.remove()
+        model.zero_grad()
+        assert outputs[0].grad is not None
+        found.append(outputs[0].grad.double())
+    return torch.cat(found)
+
+
+def damped(matrix: Tensor) -> Tensor:
+    return matrix + 1e-6 * matrix.diagonal().mean() * torch.eye(len(matrix)).double()
+
+
 def weight(model: nn.Module, name: str) -> Tensor:
     found = model.get_submodule(name).weight
     assert isinstance(found, Tensor)
@@ -100,9 +125,11 @@ def test_svd(model: nn.Module, clips: Batches) -> None:
 
 def test_fwsvd_weighs_rows_by_their_fisher_information(model: nn.Module, clips: Batches) -> None:
     smaller, plan = compressed(model, clips, "fwsvd")
-    curvature = measure(model, clips, Classification(), estimate="diagonal", damping=1e-6)
     for name in NAMES:
-        root = curvature.G[name].diagonal().sqrt()[:, None]
+        g = gradients(model, clips, name)
+        x = inputs(model, clips, name).view(*g.shape[:2], -1)
+        fisher = torch.einsum("spm,spn->smn", g, x).square().sum((0, 2)) / len(g)
+        root = damped(fisher.diag()).diagonal().sqrt()[:, None]
         expected = truncated(root * weight(model, name), rank_of(plan, name)) / root
         torch.testing.assert_close(held(smaller, name), expected, atol=1e-4, rtol=1e-3)
 
@@ -205,14 +232,15 @@ def test_d_rank_spends_ranks_by_the_root_of_effective_rank(model: nn.Module, cli
 
 def test_two_sided_is_the_svd_in_both_metrics(model: nn.Module, clips: Batches) -> None:
     smaller, plan = compressed(model, clips, "two-sided")
-    curvature: Curvature = measure(model, clips, Classification(), damping=1e-6, shrinkage=0.0)
 
     def root(matrix: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(matrix)
         return (vectors * values.sqrt()) @ vectors.T
 
     for name in NAMES:
-        left, right = root(curvature.G[name]), root(curvature.A[name])
+        g, x = gradients(model, clips, name), inputs(model, clips, name)
+        left = root(damped(torch.einsum("spm,spn->mn", g, g) / len(g)))
+        right = root(damped(x.T @ x / len(x)))
         expected = torch.linalg.inv(left) @ truncated(left @ weight(model, name) @ right, rank_of(plan, name))
         torch.testing.assert_close(held(smaller, name), expected @ torch.linalg.inv(right), atol=1e-3, rtol=1e-2)
 
