@@ -140,7 +140,7 @@ def compress(
         report |= _predicted(model, read_plan(out / "plan.json"), sequence * batch_size, settings.memory)
         write_report(report, out / "report.json")
     if refinement is not None:
-        _print_refinement(console, report, refinement)
+        _print_refinement(console, report)
     console.print(comparison_table(report))
     _print_speed(console, report)
     _print_seconds(console, report["seconds"])
@@ -340,6 +340,11 @@ def refined(
     plan = plan_of(model)
     if plan is None:
         raise ValueError(f"{source} is not a compressed model: make one with `geocolor compress` or `geocolor apply`")
+    unpack_as_planned(dense, plan.layers)
+    try:
+        plan.check(dense)
+    except ValueError as error:
+        raise ValueError(f"{dense_source} is not the model that {source} was made from: {error}") from error
     calibration, test = _both(data_source, test_source, dense, tokenizer, sequence, batch_size)
     calibration = _first(calibration, samples)
     expecting = partial(forecast_refinement, model, dense, calibration, settings, test)
@@ -365,7 +370,7 @@ def refined(
             bytes_per_unit=_bytes_per_unit(dense, tokenizer, test),
             progress=True,
         )
-    _print_refinement(console, report, settings)
+    _print_refinement(console, report)
     console.print(comparison_table(report))
     _print_seconds(console, report["seconds"])
     _print_places(console, report)
@@ -694,10 +699,11 @@ def _print_seconds(console: Console, seconds: Mapping[str, float]) -> None:
     console.print(" · ".join(f"{step} {duration(value)}" for step, value in seconds.items()), highlight=False)
 
 
-def _print_refinement(console: Console, report: Report, settings: RefineSettings) -> None:
+def _print_refinement(console: Console, report: Report) -> None:
+    on = "held-out calibration data" if report["batches_held_out"] else "the calibration data it was trained on"
     console.print(
-        f"divergence on {'held-out ' if settings.holdout else ''}calibration data: {report['divergence_before']:.4g} "
-        f"before, {report['divergence_after']:.4g} after step {report['best_step']} of {report['steps']}",
+        f"divergence on {on}: {report['divergence_before']:.4g} before, {report['divergence_after']:.4g} after step "
+        f"{report['best_step']} of {report['steps']}",
         highlight=False,
     )
 

@@ -215,7 +215,8 @@ def forecast_refinement(
     with evaluating(model, gradients=True):
         started = timer()
         total, _ = loss.divergence(loss.forward(model, batch), reference, batch)
-        torch.autograd.grad(total, trained, allow_unused=True)
+        if total.requires_grad:  # a batch of other experts meets no factored layer
+            torch.autograd.grad(total, trained, allow_unused=True)
         both = (timer() - started) / positions_in([batch])
     size = sum(parameter.numel() for parameter in trained)
     positions = positions_in(calibration)

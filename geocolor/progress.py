@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from threading import Timer
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -25,14 +25,21 @@ SILENT_SECONDS = 2.0
 T = TypeVar("T")
 
 
+class Advance(Protocol):
+    """To call after each step, with what is to stand beside the bar."""
+
+    def __call__(self, beside: str = "") -> None: ...
+
+
 @contextmanager
-def bar(description: str, total: int | None = None, *, wanted: bool = True) -> Iterator[Callable[[], None]]:
+def bar(description: str, total: int | None = None, *, wanted: bool = True) -> Iterator[Advance]:
     """Gives a function to call after each step. Nothing is drawn for the first two seconds, nor when not `wanted`."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    display = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
-    task = display.add_task(description, total=total)
+    last = (TimeRemainingColumn(), TextColumn("{task.fields[beside]}", markup=False))
+    display = Progress(*columns, *last, console=Console(stderr=True), transient=True)
+    task = display.add_task(description, total=total, beside="")
     with _shown(display, wanted):
-        yield lambda: display.advance(task)
+        yield lambda beside="": display.update(task, advance=1, beside=beside)
 
 
 def track(items: Iterable[T], description: str, *, total: int | None = None, wanted: bool = True) -> Iterator[T]:

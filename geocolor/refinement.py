@@ -285,7 +285,7 @@ def _train(
                 look(state, value)
             if path is not None and (state.step % settings.checkpoint_every == 0 or last):
                 write_checkpoint(path, state, masters, optimizer, run)
-            advance()
+            advance(f"loss {value:.4g}, {state.trace[-1][2]:.4g} {'held out' if held_out else 'on all batches'}")
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(state.values[name])

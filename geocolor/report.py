@@ -82,6 +82,7 @@ def refinement_report(found: Refinement) -> Report:
         "best_step": found.best_step,
         "divergence_before": found.before,
         "divergence_after": found.after,
+        "batches_held_out": found.held_out,
     }
 
 

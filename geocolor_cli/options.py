@@ -104,6 +104,13 @@ class Source:
     """Of the directions that are sampled, and of the solver."""
 
 
+def refine_steps(given: int) -> int:
+    """What --refine asks for. Raises `ValueError` where that is below 0."""
+    if given < 0:
+        raise ValueError(f"--refine is {given}; it must be at least 0, which is none")
+    return given
+
+
 def settings(budget: Budget, source: Source) -> Settings:
     from geocolor.quantities import parse_size
     from geocolor.settings import Settings
@@ -193,7 +200,7 @@ class Compress:
             self.source.batch_size,
             self.source.samples,
             self.overwrite,
-            RefineSettings(steps=self.refine) if self.refine else None,
+            RefineSettings(steps=refine_steps(self.refine)) if self.refine else None,
             self.dry_run,
             self.curvature,
         )
@@ -516,7 +523,7 @@ class Sweep:
             "sequence": self.source.sequence,
             "batch_size": self.source.batch_size,
             "samples": self.source.samples,
-            "refine": self.refine,
+            "refine": refine_steps(self.refine),
         }
         chosen = settings(Budget(keep=1.0, time_limit=self.time_limit), self.source)
         cells = grid(common, chosen, self.keep, self.solver, self.preset)

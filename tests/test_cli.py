@@ -55,6 +55,12 @@ def network():
 def wider():
     return nn.Sequential(nn.Linear(8, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
 
+def trained_further():
+    model = network()
+    with torch.no_grad():
+        model[2].weight.mul_(1.1)
+    return model
+
 def broken():
     model = network()
     with torch.no_grad():
@@ -415,6 +421,7 @@ def test_mistake_as_a_process_is_one_sentence_and_status_2(place: Path) -> None:
         (["--keep", "0.5", "--damping", "nan"], "--damping is nan; it must be at least 0"),
         (["--keep", "0.5", "--shrinkage", "2"], "--shrinkage is 2; it must lie between 0 (none) and 1"),
         (["--keep", "0.5", "--samples", "0"], "--samples is 0"),
+        (["--keep", "0.5", "--refine", "-4"], "--refine is -4; it must be at least 0"),
         (["--keep", "0.5", "--include", "encoder.*"], "include pattern 'encoder.*' matches no layer"),
     ],
 )
@@ -587,7 +594,11 @@ def test_plain_module_is_compressed_and_evaluated_against_its_program(
 
 
 def test_refine_brings_a_compressed_model_nearer_the_dense_one(
-    place: Path, planned: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+    place: Path,
+    planned: Path,
+    refuse: Refuse,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(place)
     program = "program_of_the_cli_tests"
@@ -604,6 +615,11 @@ def test_refine_brings_a_compressed_model_nearer_the_dense_one(
     assert "--overwrite" in refuse(*command)
     assert "steps must be 0 or more" in refuse(*command[:-1], "never", "--steps", "-1")
     assert "geocolor compress" in refuse("refine", "llama", "llama", "--data", "text.txt", "-o", "never", *SMALL[:2])
+    other = refuse("refine", "coarse", f"{program}:trained_further", "--data", f"{program}:data", "-o", "never")
+    assert f"{program}:trained_further is not the model that coarse was made from: the plan was made for other" in other
+    for batches, on in (("16", "held-out calibration data"), ("8", "the calibration data it was trained on")):
+        run([*command, "--overwrite", "--steps", "1", "--samples", batches])
+        assert f"divergence on {on}: " in capsys.readouterr().out
 
 
 def test_what_is_not_finite_is_null_in_a_report(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def long_steps() -> None:
         pass
     with waiting("loading"):
         pass
+    with bar("training", 2) as advance:
+        advance("loss 0.5")
 
 
 def test_names_in_brackets_are_shown_as_they_are(on: Terminal) -> None:
@@ -68,6 +70,8 @@ def test_a_terminal_is_shown_steps_and_time_left(on: Terminal) -> None:
     assert "2/2" in text
     assert "at most 1000 s left" in text
     assert "loading" in text
+    assert "1/2" in text
+    assert "loss 0.5" in text
 
 
 def test_a_file_or_pipe_is_shown_nothing(on: Terminal) -> None:

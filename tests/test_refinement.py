@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 import geocolor
 from geocolor.backend import factored_layers
 from geocolor.curvature import Curvature
+from geocolor.forecast import forecast_refinement
 from geocolor.graph import CostGraph
 from geocolor.losses import Classification, Custom, Embedding
 from geocolor.parameters import parameter_count
@@ -136,6 +138,7 @@ def test_experts_that_no_batch_has_met_yet_go_on_bit_for_bit_too(
     assert set(factored_layers(smaller)) == {"experts.0", "experts.1", "experts.2"}
     few = [(x[number::4], y[number::4]) for number in (0, 1, 3, 3)]  # none for 2, and 3 is dense
     settings = RefineSettings(steps=12, checkpoint_every=1, evaluate_every=4, holdout=0.0)
+    assert forecast_refinement(smaller, model, few[2:], settings, few).seconds["refine"] > 0
     whole = refine(smaller, model, few, settings)
     assert whole.after < whole.before
     moved = {name[:9] for name, value in values(smaller).items() if not torch.equal(value, values(whole.model)[name])}
@@ -206,6 +209,18 @@ def test_low_precision_is_trained_in_float32(network: nn.Module, smaller: nn.Mod
     found = refine(low, network.to(torch.bfloat16), inputs, RefineSettings(steps=40, learning_rate=1e-3))
     assert found.after < found.before
     assert {p.dtype for p in found.model.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(("holdout", "on"), [(0.25, "held out"), (0.0, "on all batches")])
+def test_the_bar_shows_losses(
+    network: nn.Module, smaller: nn.Module, batches: Batches, monkeypatch: pytest.MonkeyPatch, holdout: float, on: str
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr("geocolor.refinement.bar", lambda *_, **__: nullcontext(shown.append))
+    settings = RefineSettings(steps=3, evaluate_every=2, holdout=holdout)
+    (_, _, before), (_, second, after), (_, third, end) = refine(smaller, network, batches, settings).trace
+    assert shown[0].endswith(f", {before:.4g} {on}")
+    assert shown[1:] == [f"loss {second:.4g}, {after:.4g} {on}", f"loss {third:.4g}, {end:.4g} {on}"]
 
 
 def test_autocast_trains_what_stays_float32(network: nn.Module, smaller: nn.Module, batches: Batches) -> None:
