@@ -26,23 +26,31 @@ from tyro.conf import Positional
 from benchmarks.subjects import SUBJECTS, Name, Subject
 from geocolor import commands, demo
 from geocolor.backend import plan_of
+from geocolor.carry_out import apply
 from geocolor.clock import Clock
 from geocolor.compression import delivered, write_model
+from geocolor.curvature import Curvature
 from geocolor.digests import digest_of
 from geocolor.embedded import MODEL
 from geocolor.evaluation import evaluate, evaluate_pair
-from geocolor.forecast import Forecast, forecast
+from geocolor.figures import draw_plan
+from geocolor.forecast import Forecast, forecast, forecast_applying, forecast_measuring, forecast_refinement
 from geocolor.forecast_runs import forecast_evaluation, forecast_race
 from geocolor.journal import journal_folder, kept
 from geocolor.losses import Batch
+from geocolor.measured import measure_into
 from geocolor.pipeline import Pipeline
+from geocolor.plans import write_plan
 from geocolor.report import write_report
 from geocolor.settings import Settings
 from geocolor.sweep import sweep
 from geocolor.sweep_grid import compress_cell, forecast_sweep, grid
 
-Command = Literal["compress", "demo", "compare", "evaluate", "sweep"]
+Command = Literal["compress", "measure", "plan", "apply", "refine", "demo", "compare", "evaluate", "sweep"]
 Row = dict[str, Any]
+
+#: Steps that `refine` takes.
+STEPS = 40
 
 #: What `compare` races, and over how many K; the presets of a `sweep`.
 RACED, BASES, SWEPT = ("greedy", "local_search"), 2, ("svd", "svd-llm")
@@ -142,6 +150,93 @@ def compress_run(options: Options, subject: Subject, settings: Settings) -> Run:
 
     def expecting() -> Forecast:
         return forecast(subject.model, calibration, settings, test=test, loss=subject.loss, timer=time.process_time)
+
+    return Run(expecting, doing)
+
+
+def measure_run(options: Options, subject: Subject, settings: Settings) -> Run:
+    calibration, _ = _data(options, subject)
+
+    def doing(place: Path) -> Mapping[str, float]:
+        out, clock = place / "out", Clock(timer=time.process_time)
+        with kept(out, {}, {}, say=print) as journal:
+            run = Pipeline(subject.model, calibration, settings, subject.loss, clock, journal=journal)
+            measure_into(out, run)
+        return clock.seconds
+
+    def expecting() -> Forecast:
+        return forecast_measuring(subject.model, calibration, settings, loss=subject.loss, timer=time.process_time)
+
+    return Run(expecting, doing)
+
+
+def plan_run(options: Options, subject: Subject, settings: Settings) -> Run:
+    calibration, _ = _data(options, subject)
+
+    def doing(place: Path) -> Mapping[str, float]:
+        out, clock = place / "out", Clock(timer=time.process_time)
+        out.mkdir()
+        with kept(place / "journal", {}, {}, say=print) as journal:
+            run = Pipeline(subject.model, calibration, settings, subject.loss, clock, journal=journal)
+            prepared = run.prepared()
+            with clock("save"):
+                write_plan(prepared.plan, out / "plan.json")
+                prepared.curvature.save(out / "curvature.safetensors")
+                draw_plan(prepared.plan, out / "plan.png")
+        return clock.seconds
+
+    def expecting() -> Forecast:
+        return forecast(subject.model, calibration, settings, loss=subject.loss, timer=time.process_time)
+
+    return Run(expecting, doing)
+
+
+def apply_run(options: Options, subject: Subject, settings: Settings) -> Run:
+    """A plan without sharing, whose making is not looked at."""
+    calibration, _ = _data(options, subject)
+    prepared = Pipeline(
+        subject.model, calibration, replace(settings, rounds=0, solver="private"), subject.loss
+    ).prepared()
+    curvature = prepared.curvature
+    assert isinstance(curvature, Curvature)
+
+    def doing(place: Path) -> Mapping[str, float]:
+        out, clock = place / "out", Clock(timer=time.process_time)
+        with kept(out, {}, {}, say=print) as journal:
+            with clock("apply"):
+                smaller = apply(
+                    subject.model, prepared.plan, curvature, inplace=True, files=journal.folder, journal=journal
+                )
+            with clock("save"):
+                write_model(smaller, out, prepared.plan)
+        return clock.seconds
+
+    return Run(
+        lambda: forecast_applying(subject.model, prepared.plan, curvature, timer=time.process_time),
+        doing,
+    )
+
+
+def refine_run(options: Options, subject: Subject, settings: Settings) -> Run:
+    """Of a model without shared bases, whose making is not looked at."""
+    calibration, test = _data(options, subject)
+    run = Pipeline(subject.model, calibration, replace(settings, rounds=0, solver="private"), subject.loss)
+    prepared = run.prepared()
+    smaller, training = run.carried_out(prepared), replace(subject.refinement, steps=STEPS)
+
+    def doing(place: Path) -> Mapping[str, float]:
+        out, clock = place / "out", Clock(timer=time.process_time)
+        with kept(out, {}, {}, say=print) as journal:
+            found = replace(run, clock=clock, journal=journal).refined(smaller, training)
+            with clock("save"):
+                write_model(found.model, out, prepared.plan)
+            delivered(subject.model, prepared.plan, test, out, clock=clock, loss=subject.loss)
+        return clock.seconds
+
+    def expecting() -> Forecast:
+        return forecast_refinement(
+            smaller, subject.model, calibration, training, test, loss=subject.loss, timer=time.process_time
+        )
 
     return Run(expecting, doing)
 
@@ -250,7 +345,15 @@ def prepared_run(options: Options) -> Run:
         return sweep_run(options, settings)
     subject = SUBJECTS[options.model](options.data)
     settings = replace(settings, include=options.include or subject.include, draws=subject.draws)
-    of = {"compress": compress_run, "compare": compare_run, "evaluate": evaluate_run}[options.command]
+    of = {
+        "compress": compress_run,
+        "measure": measure_run,
+        "plan": plan_run,
+        "apply": apply_run,
+        "refine": refine_run,
+        "compare": compare_run,
+        "evaluate": evaluate_run,
+    }[options.command]
     return of(options, subject, settings)
 
 

@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 from torch import Tensor, nn
 
-from benchmarks.subjects import Subject, kwt1
+from benchmarks.subjects import SUBJECTS, Name, Subject, kwt1
 from geocolor.atomic import write_atomically
 from geocolor.backend import factored_layers
 from geocolor.carry_out import apply
@@ -81,10 +81,12 @@ class Arguments:
     """The two dials on three blocks, and whole plans of the preset."""
     whole_keep: float = 0.7
     """Fraction of the parameters that whole plans keep."""
+    whole_models: tuple[Name, ...] = ("kwt1", "embedded")
+    """Models of whole plans."""
     whole_axes: tuple[int, ...] = (4, 10, 25)
     """Numbers of axes of whole plans."""
     whole_samples: int = 2
-    """Clips behind the Hessians of whole plans: every layer has its own axes."""
+    """Clips or sequences behind the Hessians of whole plans: every layer has its own axes."""
     report_only: bool = False
     """Measure nothing, only draw the figure."""
 
@@ -132,50 +134,56 @@ class Bench:
 def run(bench: Bench) -> None:
     """All measurements that are missing."""
     if "whole" in bench.arguments.parts:
-        for t in bench.arguments.whole_axes:
-            whole(bench, t)
+        for name in bench.arguments.whole_models:
+            for t in bench.arguments.whole_axes:
+                whole(bench, name, t)
     if "dials" in bench.arguments.parts:
         dials(bench)
 
 
-def whole(bench: Bench, t: int) -> None:
-    """The preset on all layers of the model, saved, loaded again and measured on all test clips."""
-    arguments, subject = bench.arguments, bench.subject
-    key = {"part": "whole", "axes": t, "keep": arguments.whole_keep, "samples": arguments.whole_samples}
+def whole(bench: Bench, name: Name, t: int) -> None:
+    """The preset on all layers of a model, saved, loaded again and measured on all test data."""
+    arguments = bench.arguments
+    key = {"part": "whole", "model": name, "axes": t, "keep": arguments.whole_keep, "samples": arguments.whole_samples}
     if bench.done(**key):
         return
+    subject = bench.subject if name == bench.subject.name else SUBJECTS[name](arguments.data)
+    model, loss = subject.model.eval(), subject.loss
     begun = time.process_time()
     made, curvature = geo_sharing(
-        bench.model,
+        model,
         subject.calibration,
-        subject.loss,
+        loss,
         keep=arguments.whole_keep,
         axes=t,
         samples=arguments.whole_samples,
-        layers=find_layers(bench.model, subject.include),
+        layers=find_layers(model, subject.include),
         progress=True,
     )
     seconds = time.process_time() - begun
     with tempfile.TemporaryDirectory() as folder:
-        save(apply(bench.model, made, curvature), Path(folder) / "model")
-        loaded = load(bench.model, Path(folder) / "model")
+        save(apply(model, made, curvature), Path(folder) / "model")
+        loaded = load(model, Path(folder) / "model")
+    row: Row = {
+        "layers": len(made.layers),
+        "shared": sum(len(cls.layers) for cls in made.classes if len(cls.layers) > 1),
+        "kept": made.kept,
+        "measured": divergence_of(model, loaded, subject.test, loss),
+    }
+    if isinstance(loss, Classification):
+        row["accuracy"] = accuracy(loaded, subject)
+    bench.record(key | row | {"seconds": seconds})
+
+
+def accuracy(model: nn.Module, subject: Subject) -> float:
+    """On all test data."""
     right = clips = 0
-    with evaluating(loaded):
+    with evaluating(model):
         for batch in subject.test:
             labels = Classification().labels(batch)
-            right += int((subject.loss.forward(loaded, batch).argmax(-1) == labels).sum())
+            right += int((subject.loss.forward(model, batch).argmax(-1) == labels).sum())
             clips += len(labels)
-    bench.record(
-        key
-        | {
-            "layers": len(made.layers),
-            "shared": sum(len(cls.layers) for cls in made.classes if len(cls.layers) > 1),
-            "kept": made.kept,
-            "measured": divergence_of(bench.model, loaded, subject.test, subject.loss),
-            "accuracy": right / clips,
-            "seconds": seconds,
-        }
-    )
+    return right / clips
 
 
 def dials(bench: Bench) -> None:

@@ -56,7 +56,7 @@ LOOK_PASSES = 5
 POINT, POINT_ON_DISK = 52, 33
 
 #: What drawing a plan and writing the files take, with loading what draws, and what a picture and small files need.
-PICTURE_SECONDS, PICTURE_MEMORY, SMALL_FILES = 2.0, 100_000_000, 1_000_000
+PICTURE_SECONDS, PICTURE_MEMORY, SMALL_FILES = 1.0, 100_000_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def forecast_applying(
     layers = [layer for layer in plan.shareable_layers() if layer.name in factored]
     known = KnownFactors(curvature.A, curvature.G, curvature.inputs)
     paces = layer_paces(model, layers, known, plan.kept, timer).values()
-    factors = DOUBLE * plan.parameters
+    factors = precision(layers).itemsize * sum(cls.parameters for cls in classes)
     saved = parameter_bytes(model) * plan.kept
     seconds = {
         "apply": sum(pace.fit for pace in paces),
@@ -190,7 +190,7 @@ def forecast_applying(
     one = max((sum(sizes[name] for name in cls.layers) for cls in classes), default=0)
     memory = max(peak(), resident() + 2 * one) + PICTURE_MEMORY
     written = unnamed_bytes(model)
-    return Forecast(seconds, 0.0, memory, round(factors + 2 * saved + SMALL_FILES) + written, written)
+    return Forecast(seconds, 0.0, memory, round(factors + saved + SMALL_FILES) + written, written)
 
 
 def forecast_refinement(

@@ -69,8 +69,9 @@ def comparison_report(compared: Comparison) -> Report:
 def run_report(plan: Plan, compared: Comparison) -> Report:
     """The figures of a whole run; `kept` and `parameters` are counted on the live model, not taken from the plan."""
     report = plan_report(plan) | comparison_report(compared)
-    if plan.curvature.get("unit", compared.dense.unit) != compared.dense.unit:
-        report["damage_predicted"] = None  # of a method that weighs errors by something else than the loss
+    elsewhere = plan.curvature.get("unit", compared.dense.unit) != compared.dense.unit
+    if elsewhere or plan.curvature.get("estimate") == "lanczos":
+        report["damage_predicted"] = None  # of errors weighed by something else than the loss, or along some axes alone
     in_scope = compared.compressed.parameters - (compared.dense.parameters - plan.parameters_dense)
     return report | {"kept": in_scope / plan.parameters_dense, "parameters": in_scope}
 
