@@ -63,6 +63,7 @@ from geocolor.report import (
     weight_bytes,
     write_report,
 )
+from geocolor.scope import left_out, reasons
 from geocolor.settings import Settings
 from geocolor.storage import PLAN_FILE, load
 from geocolor.summary import plural
@@ -611,13 +612,17 @@ def _opened(
 ) -> tuple[nn.Module, data.Tokenizer | None]:
     """The model that `source` names, its packed modules opened where that brings layers into scope.
 
-    Where memory is bounded weights stay in files: their own, or beside `out`.
+    Said is also what else is left out, if it is more than 1 % of the model. Where memory is bounded weights stay in
+    files: their own, or beside `out`.
     """
     mapped = None if out is None or settings.memory is None else out.absolute().parent
     model, tokenizer = _model(source, mapped=mapped)
     model, said = opened(model, settings.include, settings.exclude, mapped)
     if said is not None:
         console.print(said, highlight=False)
+    few = sum(p.numel() for p in model.parameters()) // 100
+    for line in reasons(left_out(model, settings.include, settings.exclude), least=few):
+        console.print(line, highlight=False, soft_wrap=True)
     return model, tokenizer
 
 

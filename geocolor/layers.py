@@ -67,6 +67,19 @@ def find_layers(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequ
     Raises ValueError when nothing is in scope, when a pattern matches nothing, and for a model compressed already,
     whose factors are layers too.
     """
+    found = layers_in_scope(model, include, exclude)
+    if not found:
+        from geocolor.scope import left_out, reasons  # which looks for layers itself
+
+        told = reasons(left_out(model, include, exclude))
+        raise ValueError("; ".join([_nothing_found(model), *told]))
+    return found
+
+
+def layers_in_scope(
+    model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> tuple[Layer, ...]:
+    """What `find_layers` finds, perhaps nothing."""
     _refuse_compressed(model)
     candidates = {layer.name: layer for layer in linear_maps(model)}
     tied = tied_weights(model, candidates)
@@ -76,16 +89,13 @@ def find_layers(model: nn.Module, include: Sequence[str] = ("*",), exclude: Sequ
     for pattern in exclude:
         if not any(fnmatchcase(name, pattern) for name in candidates):
             raise ValueError(f"exclude pattern {pattern!r} matches no layer; {_examples(candidates)}")
-    found = tuple(
+    return tuple(
         layer
         for name, layer in candidates.items()
         if name not in tied
         and (name in include or (name not in heads and any(fnmatchcase(name, pattern) for pattern in include)))
         and not any(fnmatchcase(name, pattern) for pattern in exclude)
     )
-    if not found:
-        raise ValueError(_nothing_found(model, candidates, heads, tied))
-    return found
 
 
 def weight_of(model: nn.Module, layer: Layer, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -258,7 +268,8 @@ def _check_include(pattern: str, candidates: dict[str, Layer], heads: set[str], 
         )
 
 
-def _nothing_found(model: nn.Module, candidates: dict[str, Layer], heads: set[str], tied: set[str]) -> str:
+def _nothing_found(model: nn.Module) -> str:
+    candidates = [layer.name for layer in linear_maps(model)]
     if not candidates and any(is_offloaded(module) for module in model.modules()):
         return (
             "the model's weights are offloaded, so none can be measured or replaced: load it with a "
@@ -271,6 +282,8 @@ def _nothing_found(model: nn.Module, candidates: dict[str, Layer], heads: set[st
             "the model has no layer that can share a basis: found no submodule of type nn.Linear, transformers' Conv1D "
             f"or nn.Conv2d (groups=1, zero padding); its leaves are {seen}"
         )
+    tied = tied_weights(model, candidates)
+    heads = output_heads(model, candidates) - tied
     reasons = [f"{_list(heads)} (output head)"] if heads else []
     reasons += [f"{_list(tied)} (tied weights)"] if tied else []
     rest = set(candidates) - heads - tied

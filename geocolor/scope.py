@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,12 +12,13 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils.parametrize import ParametrizationList
 from transformers.pytorch_utils import Conv1D
 
-from geocolor.layers import Layer, find_layers, is_offloaded, linear_maps, output_heads, tied_weights
+from geocolor.layers import Layer, is_offloaded, layers_in_scope, linear_maps, output_heads, tied_weights
 from geocolor.unpacking import is_packed
 
 TABLE = "a table, looked up and not multiplied"
 TIED = "its weight is another module's too, and factors would untie them"
 HEAD = "output head, out of scope unless its full name is in include"
+EXCLUDED = "excluded"
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ def left_out(
 ) -> tuple[LeftOut, ...]:
     """All modules with weights of two dimensions or more that are not in scope, in the order of registration.
 
-    The scope is `find_layers(model, include, exclude)`, or `layers`: those of a curvature or a plan, say, which lack
-    the ones that the calibration data never reached.
+    The scope is that of `find_layers(model, include, exclude)`, or `layers`: those of a curvature or a plan, say, which
+    lack the ones that the calibration data never reached.
     """
-    found = {layer.name for layer in find_layers(model, include, exclude)}
+    found = {layer.name for layer in layers_in_scope(model, include, exclude)}
     inside = found if layers is None else {layer.name for layer in layers}
     maps = {layer.name for layer in linear_maps(model)}
     tied = tied_weights(model, maps)
@@ -50,6 +52,26 @@ def left_out(
         for name, module in model.named_modules()
         if name not in inside and (weights := [p.numel() for p in _own_weights(module)])
     )
+
+
+def reasons(entries: Iterable[LeftOut], least: int = 0) -> list[str]:
+    """A line for each reason, the most parameters first: "left out: 2 × LSTM (8,192 parameters), recurrent: ...".
+
+    Not for tables, heads, tied weights and what the user excluded; nor for reasons with less than `least` parameters.
+    """
+    by_reason: dict[str, list[LeftOut]] = {}
+    for entry in entries:
+        if entry.reason not in (TABLE, TIED, HEAD, EXCLUDED):
+            by_reason.setdefault(entry.reason, []).append(entry)
+    total = {reason: sum(entry.parameters for entry in group) for reason, group in by_reason.items()}
+    lines = []
+    for reason, group in sorted(by_reason.items(), key=lambda item: -total[item[0]]):
+        types = Counter(entry.type for entry in group)
+        named = ", ".join(f"{count} × {name}" for name, count in types.most_common(3))
+        more = ", ..." if len(types) > 3 else ""
+        if total[reason] >= least:
+            lines.append(f"left out: {named}{more} ({total[reason]:,} parameters), {reason}")
+    return lines
 
 
 def _own_weights(module: nn.Module) -> Iterator[nn.Parameter]:
@@ -64,7 +86,7 @@ def _reason(name: str, module: nn.Module, maps: set[str], found: set[str], tied:
     if name in heads:
         return HEAD
     if name in maps:
-        return "excluded"
+        return EXCLUDED
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return TABLE
     if is_offloaded(module):

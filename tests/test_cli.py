@@ -70,6 +70,10 @@ def broken():
 def nothing_to_share():
     return nn.Sequential(nn.LayerNorm(8))
 
+def depthwise():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Unflatten(1, (8, 1, 1)))
+    return nn.Sequential(net, nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Flatten(), nn.Linear(8, 3))
+
 class Interrupted(nn.Linear):
     """Ctrl-C at its third pass."""
 
@@ -460,6 +464,19 @@ def test_models_and_data_that_do_not_fit(refuse: Refuse, model: str, data: str, 
 )
 def test_missing_and_too_short_input(refuse: Refuse, arguments: list[str], sentence: str) -> None:
     assert sentence in refuse("plan", "--keep", "0.5", "-o", "never", "--sequence", "32", *arguments)
+
+
+@pytest.mark.parametrize("command", ["compress", "plan", "measure"])
+def test_what_is_left_out_is_said(
+    place: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    program = "program_of_the_cli_tests"
+    options = ["--data", f"{program}:data", "--dry-run", *([] if command == "measure" else ["--keep", "0.5"])]
+    run([command, f"{program}:depthwise", *options, "--out", "depthwise"])
+    assert "left out: 1 × Conv2d (72 parameters), depthwise convolution" in capsys.readouterr().out
+    run([command, f"{program}:network", *options, "--out", "depthwise"])
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_occupied_output_is_refused_and_nothing_is_lost(place: Path, refuse: Refuse) -> None:

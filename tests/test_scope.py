@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from geocolor.layers import find_layers
-from geocolor.scope import left_out
+from geocolor.scope import left_out, reasons
 from tests.conftest import Network
 
 
@@ -65,6 +65,27 @@ def test_a_choice_of_the_user_and_layers_that_data_never_reached_are_told_apart(
     }
     reached = [layer for layer in find_layers(model) if layer.name != "blocks.1.o"]
     assert "never calls it" in {entry.name: entry.reason for entry in left_out(model, layers=reached)}["blocks.1.o"]
+
+
+def test_a_model_of_nothing_but_what_is_left_out_says_why() -> None:
+    model = nn.LSTM(4, 4)
+    assert [entry.type for entry in left_out(model)] == ["LSTM"]
+    for one in (model, nn.ModuleDict({"recurrent": model, "head": nn.Linear(4, 2)})):
+        with pytest.raises(ValueError, match=r"left out: 1 × LSTM \(128 parameters\), recurrent: one fused kernel"):
+            find_layers(one)
+
+
+def test_reasons_are_counted_the_largest_first_and_what_every_model_leaves_out_is_not_said() -> None:
+    blocks = nn.ModuleList([nn.Linear(4, 4), nn.Conv2d(4, 4, 3, groups=4), nn.LSTM(4, 4), nn.GRU(4, 4), nn.LSTM(4, 4)])
+    model = nn.ModuleDict({"table": nn.Embedding(9, 4), "blocks": blocks, "head": nn.Linear(4, 2)})
+    lines = reasons(left_out(model))
+    assert [line.split(",")[0] for line in lines] == [
+        "left out: 2 × LSTM",
+        "left out: 1 × Conv2d (36 parameters)",
+    ]
+    assert "1 × GRU (352 parameters), recurrent" in lines[0]
+    assert reasons(left_out(model), least=100) == lines[:1]
+    assert not reasons(left_out(Network(), exclude=["blocks.0.q"]))
 
 
 def test_tied_weights_are_named() -> None:
