@@ -4,7 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,15 @@ from geocolor.graph import CostGraph
 from geocolor.journal import Journal, journal_folder, kept, refuse_output
 from geocolor.layers import find_layers
 from geocolor.losses import Batch, default_loss, is_causal, samples_in
-from geocolor.measured import CURVATURE, PRICES, Measured, measure_into, own_place, read_measured
+from geocolor.measured import (
+    CURVATURE,
+    PRICES,
+    Measured,
+    check_weights_measured,
+    measure_into,
+    own_place,
+    read_measured,
+)
 from geocolor.memory import give_back, resident
 from geocolor.opening import opened
 from geocolor.pipeline import Pipeline
@@ -235,7 +243,10 @@ def make_plan(
 
     def write(folder: Path) -> None:
         write_plan(prepared.plan, folder / "plan.json")
-        prepared.curvature.save(folder / "curvature.safetensors")
+        curvature = prepared.curvature
+        if isinstance(curvature, Curvature):
+            curvature = replace(curvature, fingerprint=prepared.plan.fingerprint.sha256)
+        curvature.save(folder / CURVATURE)
         draw_plan(prepared.plan, folder / "plan.png")
 
     with _kept(out, _measured(model, calibration, settings, known), asdict(settings), overwrite) as journal:
@@ -301,6 +312,7 @@ def carry_out(
     unpack_as_planned(model, plan.layers, place)
     plan.check(model)
     if isinstance(curvature, Curvature):
+        check_weights_measured(curvature, curvature_path, plan.fingerprint.sha256)
         expecting = partial(forecast_applying, model, plan, curvature)
         if dry_run:
             return say_expected(console, expecting(), out)
@@ -395,6 +407,8 @@ def evaluation(
     test = _first(_batches(data_source, model, tokenizer, sequence, batch_size), samples)
     if reference is None and default_loss(model, test[0]).compares:
         raise ValueError(f"the loss of {source} is a distance to the dense model; name that one with --reference")
+    if reference is not None:
+        _warn_of_another(reference, plan_of(model) or plan, f"{reference_source} is not the model that {source}")
     expecting = partial(forecast_evaluation, model, test, reference=reference)
     if dry_run:
         return say_expected(console, expecting(), Path(source))
@@ -415,6 +429,17 @@ def evaluation(
     for key, value in report.items():
         console.print(f"{key.replace('_', ' '):>22}  {_readable(value)}", highlight=False)
     return report
+
+
+def _warn_of_another(reference: nn.Module, plan: Plan | None, is_not: str) -> None:
+    """Where the plan was made for another dense model; with a compressed one any may be compared."""
+    if plan is None or plan_of(reference) is not None:
+        return
+    unpack_as_planned(reference, plan.layers)
+    try:
+        plan.check(reference)
+    except ValueError as error:
+        warnings.warn(f"{is_not} was made from, and figures beside it say little: {error}", stacklevel=3)
 
 
 def compare(

@@ -128,7 +128,8 @@ def batches(
     if function := _callable(source):
         made, found = _result(source, lambda: _listed(function(), limit))
         if not found:
-            raise ValueError(f"{source} returned {_kind(made)}; it has to return an iterable of at least one batch")
+            what = f"{_kind(made)} that is empty" if isinstance(made, Iterable) else _kind(made)
+            raise ValueError(f"{source} returned {what}; it has to return an iterable of at least one batch")
         return found
     texts, labels = _read(Path(source))
     if tokenizer is None:

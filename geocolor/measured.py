@@ -1,6 +1,6 @@
 """What `geocolor measure` keeps for `geocolor plan` and `compress`: a curvature, and the prices of pairs under it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
@@ -10,6 +10,7 @@ from geocolor.atomic import replace_directory
 from geocolor.curvature import Curvature, load_curvature
 from geocolor.graph import CostGraph
 from geocolor.pipeline import Pipeline
+from geocolor.plans import fingerprint
 from geocolor.presets import GEO_SHARING, find_preset
 from geocolor.prices import Prices, read_prices, write_prices
 from geocolor.settings import Settings
@@ -50,6 +51,16 @@ class Measured:
         missing = [layer.name for layer in self.curvature.layers if layer.name not in modules]
         if missing:
             raise ValueError(f"{self.path} was measured on another model: this one has no layer {missing[0]!r}")
+        check_weights_measured(self.curvature, self.path, fingerprint(model, self.curvature.layers).sha256)
+
+
+def check_weights_measured(curvature: Curvature, path: Path, found: str) -> None:
+    """Raise ValueError where the curvature of this file is known to be of other weights than those of hash `found`."""
+    if curvature.fingerprint not in (None, found):
+        raise ValueError(
+            f"{path} was measured on another model: one of the same layers with other weights; measure this one with "
+            "`geocolor measure`"
+        )
 
 
 def read_measured(path: Path, memory: int | None = None) -> Measured:
@@ -86,7 +97,7 @@ def measure_into(out: Path, run: Pipeline, *, pairs: bool = True, overwrite: boo
             graph.price_pairs(progress=run.progress, journal=journal)
 
     def write(folder: Path) -> None:
-        curvature.save(folder / CURVATURE)
+        replace(curvature, fingerprint=graph.fingerprint.sha256).save(folder / CURVATURE)
         if pairs:
             write_prices(graph, checksum(folder / CURVATURE), folder / PRICES)
 

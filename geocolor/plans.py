@@ -14,7 +14,7 @@ from pydantic import AfterValidator, AllowInfNan, BeforeValidator, Field, PlainS
 from geocolor import processes
 from geocolor.atomic import write_atomically
 from geocolor.json_files import read_json
-from geocolor.layers import Layer, weight_of
+from geocolor.layers import Layer, layers_in_scope, weight_of
 from geocolor.schema import Frozen, Size, Text, validated
 from geocolor.schema import LayerShape as LayerShape
 from solvers import Coloring
@@ -192,8 +192,10 @@ class Plan(Frozen):
                 )
             weight_of(model, Layer(name=name, **shape.model_dump()))
         if fingerprint(model, self.shareable_layers()).sha256 != self.fingerprint.sha256:
+            unknown = [layer.name for layer in layers_in_scope(model) if layer.name not in self.layers]
+            agrees = f"it does not know layer {unknown[0]!r}" if unknown else "names and shapes agree"
             raise ValueError(
-                "the plan was made for other weights: names and shapes agree, the hash of the weights does not "
+                f"the plan was made for other weights: {agrees}, and the hash of the weights is another "
                 "(trained further, or another dtype?); plan this model anew"
             )
 

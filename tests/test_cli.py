@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,8 +18,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from geocolor import commands, compression, processes
+from geocolor.curvature import load_curvature
 from geocolor.embedded import MODEL
 from geocolor.graph import KINDS
+from geocolor.plans import read_plan
 from geocolor.refinement import RefineSettings
 from geocolor.report import write_report
 from geocolor.settings import Settings
@@ -637,6 +640,52 @@ def test_refine_brings_a_compressed_model_nearer_the_dense_one(
     for batches, on in (("16", "held-out calibration data"), ("8", "the calibration data it was trained on")):
         run([*command, "--overwrite", "--steps", "1", "--samples", batches])
         assert f"divergence on {on}: " in capsys.readouterr().out
+
+
+def test_statistics_of_another_model_are_refused(
+    place: Path, planned: Path, tmp_path: Path, refuse: Refuse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    program = "program_of_the_cli_tests"
+    run(["measure", *plain("measure")[1:4], "-o", "of the network", "--rounds", "0", "--no-pairs"])
+    mine = load_curvature(planned / "curvature.safetensors")
+    assert mine.fingerprint == read_plan(planned / "plan.json").fingerprint.sha256
+    assert load_curvature(place / "of the network" / "curvature.safetensors").fingerprint == mine.fingerprint
+    for command in ("compress", "plan"):
+        for known in (planned, place / "of the network"):
+            said = refuse(
+                *plain(command, "trained_further"),
+                "--keep",
+                "0.6",
+                "-o",
+                "never",
+                "--curvature",
+                str(known),
+                "--dry-run",
+            )
+            assert "was measured on another model: one of the same layers with other weights" in said
+    theirs = tmp_path / "theirs.safetensors"
+    replace(mine, fingerprint="of another model").save(theirs)
+    apply = ["apply", f"{program}:network", str(planned / "plan.json"), "-o", "never", "--dry-run", "--curvature"]
+    assert f"{theirs} was measured on another model" in refuse(*apply, str(theirs))
+    replace(mine, fingerprint=None).save(theirs)  # as files were written before
+    run([*apply, str(theirs)])
+    assert "no curvature file at nowhere: `geocolor measure` and" in refuse(*apply, "nowhere")
+
+
+def test_a_reference_that_the_model_was_not_made_from_is_told(
+    place: Path, planned: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    program = "program_of_the_cli_tests"
+    run(["apply", f"{program}:network", str(planned / "plan.json"), "-o", "referred"])
+    command = ["evaluate", "referred", "--data", f"{program}:data", "--dry-run", "--reference"]
+    capsys.readouterr()
+    run([*command, f"{program}:network"])
+    assert "warning" not in capsys.readouterr().err
+    run([*command, f"{program}:trained_further"])
+    said = f"warning: {program}:trained_further is not the model that referred was made from, and figures beside it"
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_not_finite_is_null_in_a_report(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_functions_of_the_current_folder_make_models_and_batches(tmp_path: Path,
     assert load_model("made_here:pair")[1] == "words"
     assert len(batches("made_here:data", model, None)) == 5
     assert len(batches("made_here:data", model, None, limit=2)) == 2
-    for name, kind in (("nothing", "nothing"), ("empty", "a list")):
+    for name, kind in (("nothing", "nothing"), ("empty", "a list that is empty")):
         with pytest.raises(ValueError, match=f"made_here:{name} returned {kind}; it has to return an iterable"):
             batches(f"made_here:{name}", model, None)
     with pytest.raises(ValueError, match=r"made_here:nothing returned nothing, not a torch.nn.Module"):

@@ -135,8 +135,13 @@ def test_a_plan_for_another_model_is_refused(plan: Plan, graph: CostGraph) -> No
 def test_a_plan_for_other_weights_is_refused(plan: Plan, network: nn.Module, graph: CostGraph) -> None:
     with torch.no_grad():
         network.get_submodule("blocks.0.q").weight.mul_(1.001)  # type: ignore[operator, union-attr]
-    with pytest.raises(ValueError, match="other weights"):
+    with pytest.raises(ValueError, match="other weights: names and shapes agree"):
         geocolor.apply(network, plan, graph.curvature)
+
+
+def test_a_plan_for_a_smaller_model_says_what_it_does_not_know(plan: Plan) -> None:
+    with pytest.raises(ValueError, match=r"other weights: it does not know layer 'blocks.2.q', and the hash"):
+        plan.check(Network(blocks=3))
 
 
 def test_a_plan_changed_on_purpose_is_told_how_to_go_on(plan: Plan, tmp_path: Path) -> None:

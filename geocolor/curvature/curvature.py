@@ -27,7 +27,7 @@ class Curvature:
     input tensor have the same value in `inputs`, the name of the first of them, and in memory hold the same `A` object.
     `unit` is that of a damage, `units` how many the loss was averaged over (predicted tokens, samples, sentences),
     `positions` how many inputs `x` each layer has seen, `rounds` how many looks from smaller models have moved it
-    (`geocolor.calibrate`).
+    (`geocolor.calibrate`), `fingerprint` the hash of the weights it was measured on (`geocolor.plans`), where known.
     """
 
     layers: tuple[Layer, ...]
@@ -44,6 +44,7 @@ class Curvature:
     draws: int = 1
     seed: int = 0
     rounds: int = 0
+    fingerprint: str | None = None
     _names: Mapping[str, Layer] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,6 +103,8 @@ class Curvature:
         }
         for name in ("estimate", "loss", "unit", "units", "samples", "damping", "draws", "seed", "rounds"):
             metadata[name] = getattr(self, name)
+        if self.fingerprint is not None:
+            metadata["fingerprint"] = self.fingerprint
         ranks = {f"A/{first}": rank_of(self.A, first) for first in dict.fromkeys(self.inputs.values())}
         ranks |= {f"G/{layer.name}": rank_of(self.G, layer.name) for layer in self.layers}
         metadata["sketches"] = sketches = {key: rank for key, rank in ranks.items() if rank is not None}
@@ -163,6 +166,7 @@ class _Header(Frozen):
     draws: Count
     seed: int
     rounds: Count
+    fingerprint: Text | None = None
     sketches: dict[Text, Size] = Field(default_factory=dict)
 
 
@@ -174,6 +178,8 @@ def load_curvature(path: str | Path, memory: int | None = None) -> Curvature:
     Raises FileNotFoundError, or ValueError naming the file where it is damaged, of another kind or incomplete.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no curvature file at {path}: `geocolor measure` and `geocolor plan` write one")
     file = TensorFile(path, "curvature")
     header = validated(_Header, file.metadata, str(path), "the header", AGAIN)
     layers = layers_from(header.layers, path)
