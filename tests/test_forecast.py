@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,15 @@ def test_more_data_takes_longer_to_measure(network: nn.Module, batches: Batches)
     thrice = forecast(network, batches * 3, Settings(keep=0.8), timer=lambda: next(ticks))
     assert thrice.seconds["measure"] == pytest.approx(3 * once.seconds["measure"])
     assert thrice.seconds["price"] == once.seconds["price"]
+
+
+def test_many_draws_are_foreseen_from_few(network: nn.Module, batches: Batches) -> None:
+    def seconds(draws: int) -> float:
+        settings = Settings(keep=0.8, draws=draws, solver="private", rounds=0)
+        return forecast_measuring(network, batches, settings, pairs=False, timer=time.process_time).seconds["measure"]
+
+    few = seconds(4)
+    assert 50 * few < seconds(4_000) < 20_000 * few, "a thousand times as many, which nobody waits for"
 
 
 def test_what_the_machine_lacks_is_told(tmp_path: Path) -> None:
