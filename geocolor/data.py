@@ -18,8 +18,9 @@ import transformers
 from torch import Tensor, nn
 
 from geocolor.losses import Batch, is_causal, samples_in
-from geocolor.mapped import in_dtype, made_in_memory, put_in_files
+from geocolor.mapped import folder_of, in_dtype, made_in_memory, put_in_files
 from geocolor.quantities import size
+from geocolor.weight_files import SUFFIX, check_folder, no_safetensors
 from solvers.atomic import writable_folder
 
 Tokenizer = Any  # transformers.PreTrainedTokenizerBase, which transformers does not type
@@ -48,14 +49,18 @@ def load_model(
             raise ValueError(f"{source} returned {_kind(model)}, not a torch.nn.Module; return the model from it")
         return model.eval(), tokenizer
     config = config_of(source)
+    if not Path(source).is_dir() and (downloaded := folder_of(source)):
+        check_folder(downloaded)
     with in_dtype(source, dtype, mapped) as folder:
         try:
-            model = _class_named(config).from_pretrained(folder, dtype=dtype)
+            model = _class_named(config).from_pretrained(folder, dtype=dtype, use_safetensors=True)
         except FileNotFoundError:
             raise
         except Exception as error:  # nor has what models raise for odd settings and damaged weights
             if isinstance(error, ValueError) and str(source) in str(error):
                 raise
+            if isinstance(error, OSError) and SUFFIX in str(error):
+                raise ValueError(no_safetensors(source)) from error
             raise ValueError(
                 f"{source}: the model cannot be loaded ({_first_line(error)}): damaged, or settings and weights of "
                 "different models? Save or download it again"
@@ -75,6 +80,8 @@ def config_of(source: str | Path) -> Any:
         raise FileNotFoundError(
             f"model folder {source} {problem}; pass a folder saved with save_pretrained, a hub name, or module:function"
         )
+    if Path(source).is_dir():
+        check_folder(Path(source))
     try:
         return transformers.AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +13,7 @@ from geocolor.schema import Count, Frozen, Text, validated
 
 MANIFEST_FILE = "geocolor_manifest.json"
 REMEDY = "Copy the whole folder, or save the model again"
+OTHERWISE = f"{REMEDY}. If it was changed on purpose, delete {MANIFEST_FILE}"
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -41,9 +42,10 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1) + "\n")
 
 
-def check_manifest(folder: Path, wanted: Callable[[str], bool] = lambda name: True) -> None:
-    """Raise `ValueError` naming the file where one that is there is not as it was saved; `wanted` chooses by name.
+def check_manifest(folder: Path, wanted: Callable[[str], bool] = lambda name: True, read: Iterable[str] = ()) -> None:
+    """Raise `ValueError` or `FileNotFoundError` naming a file that is missing, or not as it was saved.
 
+    `wanted` chooses by name whose checksums are compared; those that are about to be `read` have to be in the manifest.
     A folder without a manifest (one that transformers' own save_pretrained wrote) is not checked.
     """
     file = folder / MANIFEST_FILE
@@ -54,19 +56,24 @@ def check_manifest(folder: Path, wanted: Callable[[str], bool] = lambda name: Tr
     manifest = validated(Manifest, document, str(file), "the manifest", f"damaged? {REMEDY}")
     if _own_digest(manifest.files) != manifest.sha256:
         raise ValueError(f"{file} is damaged: its own checksum does not agree. {REMEDY}")
+    cached = folder.resolve().parent.name == "snapshots"  # of the hub's cache: only what was asked for is there
     for name, entry in manifest.files.items():
         place = folder / name
         if not place.resolve().is_relative_to(folder.resolve()) and not place.is_symlink():
             raise ValueError(f"{file} names {name!r}, which lies outside of the folder. {REMEDY}")
-        if not wanted(name) or not place.is_file():
-            continue  # what is needed and missing is told where it is needed
+        if not place.is_file():
+            if cached:
+                continue
+            raise FileNotFoundError(f"{place} is missing. {OTHERWISE}")
+        if not wanted(name):
+            continue
         size = place.stat().st_size
         if size != entry.bytes or _file_digest(place) != entry.sha256:
             how = f"{size:,} bytes instead of {entry.bytes:,}" if size != entry.bytes else "another checksum"
-            raise ValueError(
-                f"{place} is not as it was saved ({how}): truncated or damaged? {REMEDY}. "
-                f"If it was changed on purpose, delete {MANIFEST_FILE}"
-            )
+            raise ValueError(f"{place} is not as it was saved ({how}): truncated or damaged? {OTHERWISE}")
+    for name in read:
+        if name not in manifest.files and (folder / name).exists():
+            raise ValueError(f"{folder / name} is not in {MANIFEST_FILE}: it was not saved with the rest. {OTHERWISE}")
 
 
 def _file_digest(file: Path) -> str:

@@ -1,7 +1,6 @@
 """Compressed models on disk: a folder that is whole or not there, and loads bit-equal with its sharing (DESIGN §8)."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,15 +20,9 @@ from geocolor.mapped import copied, made_in_memory, put_in_files
 from geocolor.parameters import parameter_count
 from geocolor.plans import FORMAT_VERSION, parse_plan
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig
+from geocolor.weight_files import CONFIG_FILE, WEIGHTS_FILE, check_folder, check_weights
 
-WEIGHTS_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 PLAN_FILE = "geocolor.json"
-CONFIG_FILE = "config.json"
-
-_DEPTH = re.compile("layers?$|depth|blocks?$")
-MOST_UNSEEN_LAYERS = 1000
-"""Layers that a config may name although the weights hold fewer tensors: some settings count layers there are not."""
 
 
 class SavesItself(Protocol):
@@ -102,7 +95,7 @@ def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Pa
             put_in_files(made_in_memory(loaded), files)
         return loaded
     document = _read_json(path / PLAN_FILE, path)
-    check_manifest(path)
+    check_manifest(path, read=[PLAN_FILE, WEIGHTS_FILE])
     version = document.get("format_version") if isinstance(document, dict) else None
     if type(version) is not int or version != FORMAT_VERSION:
         raise ValueError(
@@ -113,7 +106,7 @@ def _load(model_or_factory: nn.Module | Callable[[], nn.Module] | None, path: Pa
     if model_or_factory is None:
         raise ValueError(f"{path} holds a plain torch module: pass the dense model, or a function that builds it")
     weights = path / WEIGHTS_FILE
-    _check_weights(weights)
+    check_weights(weights)
     if isinstance(model_or_factory, nn.Module):
         factored = plan.factored_layers
         replaced = [p for name, p in model_or_factory.named_parameters() if name.removesuffix(".weight") in factored]
@@ -219,8 +212,7 @@ def _is_transformers_folder(path: Path) -> bool:
 
 
 def _load_transformers(wanted: Any, path: Path) -> nn.Module:
-    config = _read_json(path / CONFIG_FILE, path)
-    check_manifest(path, lambda name: name.endswith(".json"))  # the quantizer checks the weights
+    config = check_folder(path)
     GeocolorConfig.from_dict(config["quantization_config"])  # a damaged plan is told before anything is built
     if wanted is None:
         names = config.get("architectures")
@@ -234,15 +226,8 @@ def _load_transformers(wanted: Any, path: Path) -> nn.Module:
         loader = wanted
     if not hasattr(loader, "from_pretrained"):
         raise ValueError(f"{path} holds a transformers model: pass None or its class, not {loader!r}")
-    if (path / INDEX_FILE).exists():
-        shards = _shards(_read_json(path / INDEX_FILE, path), path / INDEX_FILE)
-    else:
-        shards = [WEIGHTS_FILE]
-    for shard in shards:
-        _check_weights(path / shard)
-    _check_depth(config, sum(_tensors_in(path / shard) for shard in shards), path / CONFIG_FILE)
     try:
-        model, info = loader.from_pretrained(path, output_loading_info=True)
+        model, info = loader.from_pretrained(path, use_safetensors=True, output_loading_info=True)
     except ValueError:
         raise
     except Exception as error:  # what transformers' configurations and models raise for odd settings has no common type
@@ -259,52 +244,10 @@ def _load_transformers(wanted: Any, path: Path) -> nn.Module:
     return loaded
 
 
-def _check_depth(config: Any, tensors: int, file: Path) -> None:
-    """Raise `ValueError` where a config announces so many layers that building them alone would take for ever."""
-    holders: list[tuple[str, Any]] = [("", config)]
-    for name, holder in holders:
-        entries = holder.items() if isinstance(holder, dict) else ((name, entry) for entry in holder)
-        for key, value in entries:
-            if isinstance(value, dict | list):
-                holders.append((key, value))
-            elif isinstance(value, int) and _DEPTH.search(key) and value > max(MOST_UNSEEN_LAYERS, tensors):
-                raise ValueError(
-                    f"{file}: {key!r} is {value!r:.30}, but the weights hold only {tensors} tensors; damaged?"
-                )
-
-
-def _shards(index: Any, file: Path) -> list[str]:
-    """The names of the files that hold the weights; each lies in the folder itself."""
-    names = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise ValueError(f"{file} maps no tensors to files: damaged? Save the model again")
-    for name in names.values():
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise ValueError(f"{file} names {name!r:.200}, which is no safetensors file of this folder")
-    return sorted(set(names.values()))
-
-
 def _missing_factors(model: nn.Module, missing: set[str]) -> list[str]:
     """A head of another class may be new; a factor may not."""
     prefixes = tuple(f"{name}." for name in factored_layers(model))
     return sorted(key for key in missing if key.startswith(prefixes))
-
-
-def _tensors_in(file: Path) -> int:
-    with safetensors.safe_open(file, framework="pt") as opened:
-        return len(opened.keys())
-
-
-def _check_weights(file: Path) -> None:
-    if not file.exists():
-        raise FileNotFoundError(f"the weights {file} are missing: copy the whole folder, or save the model again")
-    try:
-        with safetensors.safe_open(file, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"the weights {file} cannot be read ({error}): truncated or damaged? Copy the file or save the model again"
-        ) from error
 
 
 def _adopt_dtypes(model: nn.Module, weights: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import WeightRenaming
 from transformers.quantizers import HfQuantizer
 from transformers.quantizers.auto import (
@@ -19,6 +19,7 @@ from geocolor.manifest import check_manifest
 from geocolor.placement import check_placement
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig, declare_ties, names_in, renamings
 from geocolor.unpacking import unpack_as_planned
+from geocolor.weight_files import CONFIG_FILE, SUFFIX, check_depth, no_safetensors
 
 
 class GeocolorQuantizer(HfQuantizer):  # type: ignore[misc]
@@ -45,11 +46,22 @@ class GeocolorQuantizer(HfQuantizer):  # type: ignore[misc]
         if isinstance(device_map, Mapping):
             check_placement(device_map, self.quantization_config.plan, self.names)
 
+    def update_attn_implementation(self, config: PreTrainedConfig) -> PreTrainedConfig:
+        """Nothing is changed: it is the one step that is shown the config before its layers are built."""
+        layers = len(self.quantization_config.plan.layers)
+        file = Path(config.name_or_path) / CONFIG_FILE
+        check_depth(config.to_dict(), layers, f"the plan has only {layers} layers", file)
+        return config
+
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, device_map: Any = None, **_: Any
     ) -> None:
-        for folder in {Path(file).parent for file in checkpoint_files or ()}:
-            check_manifest(folder)
+        files = [Path(file) for file in checkpoint_files or ()]
+        for file in files:
+            if file.suffix != SUFFIX:
+                raise ValueError(no_safetensors(file.parent, file.name))
+        for folder in {file.parent for file in files}:
+            check_manifest(folder, read=[file.name for file in files if file.parent == folder])
         plan = self.quantization_config.plan
         unpack_as_planned(model, plan.layers)
         self.names = names_in(model, plan)

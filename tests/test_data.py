@@ -2,10 +2,12 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -67,13 +69,13 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("model.safetensors", b"\xff" * 40, r"the model cannot be loaded \(.*header.*Save or download it again"),
+        ("model.safetensors", b"\xff" * 40, r"model.safetensors cannot be read \(.*header.*truncated or damaged"),
         (
             "config.json",
             b'{"model_type": "bert", "hidden_size": "wide"}',
             "config.json makes no sense|cannot be loaded",
         ),
-        ("config.json", b'{"model_type": "bert", "architectures": [7]', "config.json is of no model that transformers"),
+        ("config.json", b'{"model_type": "bert", "architectures": [7]', "config.json is not whole JSON"),
     ],
 )
 def test_a_damaged_folder_is_told_in_a_sentence(tmp_path: Path, encoder, name: str, content: bytes, message: str):
@@ -82,6 +84,69 @@ def test_a_damaged_folder_is_told_in_a_sentence(tmp_path: Path, encoder, name: s
     with pytest.raises(ValueError, match=message) as caught:
         load_model(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
+
+
+def deep(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 10**9}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def pickled(folder: Path, name: str = "pytorch_model.bin") -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / name)
+    (folder / "model.safetensors").unlink()
+
+
+def pickled_shard(folder: Path) -> None:
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(folder / "model.safetensors"), "pytorch_model.bin")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    pickled(folder)
+
+
+def pickle_named_by_the_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"transformers_weights": "adapter_model.bin"}
+    (folder / "config.json").write_text(json.dumps(config))
+    pickled(folder, "adapter_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (deep, r"config.json: 'num_hidden_layers' is 1000000000, but the weights hold only \d+ tensors"),
+        (pickled, r"only pytorch_model.bin\. Pickles are not read: .* write it with save_pretrained"),
+        (pickled_shard, "names 'pytorch_model.bin', which is no safetensors file"),
+        (pickle_named_by_the_config, r"only adapter_model.bin\. Pickles are not read"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text("{}"),
+            "holds an adapter .*: merge it",
+        ),
+        (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors are missing"),
+    ],
+)
+@pytest.mark.parametrize("hub", [False, True])
+def test_pickles_and_layers_without_end_are_refused_before_a_model_is_built(
+    tmp_path: Path, encoder, spoil: Callable[[Path], object], message: str, hub: bool, monkeypatch: pytest.MonkeyPatch
+):
+    encoder.save_pretrained(tmp_path)
+    spoil(tmp_path)
+    monkeypatch.setattr(BertModel, "__init__", lambda *_, **__: pytest.fail("the model was built"))
+    if hub:
+        monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda _: BERT)
+        monkeypatch.setattr("geocolor.data.folder_of", lambda _: tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load_model("someone/something" if hub else str(tmp_path))
+
+
+def test_a_hub_model_of_pickles_is_told_how_to_convert_it(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **options: object) -> None:
+        assert options["use_safetensors"]
+        raise OSError("no file named model.safetensors. Please do not set `use_safetensors=True`.")
+
+    config = BertConfig(architectures=["BertModel"])
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda _: config)
+    monkeypatch.setattr("geocolor.data.folder_of", lambda _: None)
+    monkeypatch.setattr("transformers.BertModel.from_pretrained", refuse)
+    with pytest.raises(ValueError, match=r"someone/something has no weights in safetensors files.*save_pretrained"):
+        load_model("someone/something")
 
 
 def test_a_class_that_transformers_does_not_have_is_found_by_its_type(tmp_path: Path, encoder):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -32,6 +33,8 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from geocolor.backend import FactoredLayer, factored_layers, install
+from geocolor.data import load_model
+from geocolor.manifest import MANIFEST_FILE
 from geocolor.parameters import parameter_count
 from geocolor.placement import check_placement
 from geocolor.plans import Plan
@@ -547,10 +550,55 @@ def test_a_config_that_announces_layers_without_end_is_refused_before_they_are_b
     with pytest.raises(ValueError, match=rf"config.json: '{name}' is 1000000000, but the weights hold only"):
         load(None, saved)
 
+    (saved / MANIFEST_FILE).unlink()
+    with pytest.raises(ValueError, match=rf"config.json: '{name}' is 1000000000, but the weights hold only"):
+        load_model(str(saved))
+    for loader in (AutoModelForCausalLM, GPT2LMHeadModel):
+        with pytest.raises(ValueError, match=rf"config.json: '{name}' is 1000000000, but the plan has only 8 layers"):
+            loader.from_pretrained(saved)
+
+
+LOADERS = [
+    pytest.param(lambda folder: load(None, folder), id="ours"),
+    pytest.param(AutoModelForCausalLM.from_pretrained, id="theirs"),
+    pytest.param(lambda folder: load_model(str(folder)), id="command line"),
+]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_pickle_in_place_of_the_weights_is_not_read(saved: Path, loader: Callable[[Path], object]) -> None:
+    torch.save(load_file(saved / "model.safetensors"), saved / "pytorch_model.bin")
+    (saved / "model.safetensors").unlink()
+    with pytest.raises((ValueError, FileNotFoundError), match=r"model.safetensors is missing|only pytorch_model.bin"):
+        loader(saved)
+    sign_again(saved)
+    with pytest.raises(ValueError, match=r"only pytorch_model.bin\. Pickles are not read"):
+        loader(saved)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_file_that_is_missing_or_not_in_the_manifest_is_named(saved: Path, loader: Callable[[Path], object]) -> None:
+    (saved / "generation_config.json").rename(saved / "kept.json")
+    with pytest.raises(FileNotFoundError, match=r"generation_config.json is missing\. Copy the whole folder"):
+        loader(saved)
+    (saved / "kept.json").rename(saved / "generation_config.json")
+    loader(saved)
+    (saved / "model.safetensors").rename(saved.parent / "kept")
+    sign_again(saved)
+    (saved.parent / "kept").rename(saved / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model.safetensors is not in geocolor_manifest.json"):
+        loader(saved)
+
+
+def test_in_a_cache_of_the_hub_only_what_was_asked_for_is_there(saved: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--someone--something" / "snapshots" / "0123"
+    snapshot.parent.mkdir(parents=True)
+    saved.rename(snapshot)
+    (snapshot / "generation_config.json").unlink()
+    AutoModelForCausalLM.from_pretrained(snapshot)
+
 
 def test_a_lost_tensor_is_told(saved: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     tensors = load_file(saved / "model.safetensors")
     lost = next(name for name in tensors if name.endswith("right.map.weight"))
     del tensors[lost]
@@ -563,7 +611,7 @@ def test_a_lost_tensor_is_told(saved: Path) -> None:
 def test_a_lost_shard_is_told(tmp_path: Path) -> None:
     save(compressed(gpt2(), GPT2_CLASSES), tmp_path / "model", max_shard_size="20KB")
     next((tmp_path / "model").glob("model-00002-*")).unlink()
-    with pytest.raises(FileNotFoundError, match=r"model-00002-of-.* are missing: copy the whole folder"):
+    with pytest.raises(FileNotFoundError, match=r"model-00002-of-.* is missing. Copy the whole folder"):
         load(None, tmp_path / "model")
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from geocolor import data, storage
+from geocolor import data, storage, weight_files
 from geocolor.backend import install
 from geocolor.curvature import Sums, accumulate, finish, load_curvature, load_sums
 from geocolor.curvature.lanczos import Axes, LanczosCurvature, load_axes
@@ -201,9 +201,14 @@ def _sign_manifest(path: Path, document: Json) -> None:
 
 
 def _sign_config(path: Path, document: Json) -> None:
-    """Sizes of a dense model are what transformers makes of them; those that only take long are left out."""
+    """Sizes of a dense model are what transformers makes of them; other than of depth, those that only take long are
+    left out."""
     if isinstance(document, dict):
-        document = {key: value for key, value in document.items() if not isinstance(value, int) or abs(value) < 1000}
+        document = {
+            key: value
+            for key, value in document.items()
+            if not isinstance(value, int) or abs(value) < 1000 or weight_files.DEPTH.search(key)
+        }
     (path / "config.json").write_text(json.dumps(document))
 
 
@@ -244,9 +249,9 @@ MODEL_FILES = [
         "sharded model",
         lambda path: storage.save(transformers_model(), path, max_shard_size="1KB"),
         _transformers,
-        lambda path: _json(path / storage.INDEX_FILE),
-        _sign_folder(storage.INDEX_FILE),
-        (storage.INDEX_FILE, "model-00001-of-00002.safetensors", MANIFEST_FILE),
+        lambda path: _json(path / weight_files.INDEX_FILE),
+        _sign_folder(weight_files.INDEX_FILE),
+        (weight_files.INDEX_FILE, "model-00001-of-00002.safetensors", MANIFEST_FILE),
     ),
     Reader(
         "dense model",
