@@ -191,7 +191,10 @@ class Plan(Frozen):
                     "or pass geocolor.unpack(model) if that is what was planned"
                 )
             weight_of(model, Layer(name=name, **shape.model_dump()))
-        if fingerprint(model, self.shareable_layers()).sha256 != self.fingerprint.sha256:
+        layers = self.shareable_layers()
+        place = {name: index for index, name in enumerate(modules)}
+        registered = sorted(layers, key=lambda layer: place[layer.name])  # a transformers config sorts them by name
+        if all(fingerprint(model, each).sha256 != self.fingerprint.sha256 for each in (layers, registered)):
             unknown = [layer.name for layer in layers_in_scope(model) if layer.name not in self.layers]
             agrees = f"it does not know layer {unknown[0]!r}" if unknown else "names and shapes agree"
             raise ValueError(

@@ -274,7 +274,7 @@ def _train(
                 warnings.warn(
                     f"the loss became {value} at step {state.step}, on batch {index + 1} of {len(batches)}: the best "
                     "step before it is kept. A lower learning rate may help, or data without NaN and infinity",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
                 if state.trace[-1][0] < state.step:
                     look(state, value)

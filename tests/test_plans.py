@@ -39,6 +39,17 @@ def test_the_coloring_follows_the_order_of_the_layers(plan: Plan) -> None:
     assert coloring.number_of_colors == len(plan.classes)
 
 
+def test_it_knows_its_model_also_where_layers_are_sorted_by_name(plan: Plan, network: nn.Module) -> None:
+    names = sorted(plan.layers)
+    assert names != list(plan.layers)
+    by_name = plan.model_copy(update={"layers": {name: plan.layers[name] for name in names}})
+    by_name.check(network)
+    with torch.no_grad():
+        network.get_submodule(names[0]).weight.mul_(1.1)  # type: ignore[operator, union-attr]
+    with pytest.raises(ValueError, match="made for other weights"):
+        by_name.check(network)
+
+
 def test_parameters_are_those_of_the_live_modules(plan: Plan, network: nn.Module, graph: CostGraph) -> None:
     smaller = geocolor.apply(network, plan, graph.curvature)
     unique = {id(p): p.numel() for p in smaller.parameters()}
