@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from geocolor.losses import Batch, is_causal, samples_in
 from geocolor.mapped import folder_of, in_dtype, made_in_memory, put_in_files
+from geocolor.memory import ran_out
 from geocolor.quantities import size
 from geocolor.weight_files import SUFFIX, check_folder, no_safetensors
 from solvers.atomic import writable_folder
@@ -57,7 +58,7 @@ def load_model(
         except FileNotFoundError:
             raise
         except Exception as error:  # nor has what models raise for odd settings and damaged weights
-            if isinstance(error, ValueError) and str(source) in str(error):
+            if ran_out(error) or (isinstance(error, ValueError) and str(source) in str(error)):
                 raise
             if isinstance(error, OSError) and SUFFIX in str(error):
                 raise ValueError(no_safetensors(source)) from error
@@ -95,6 +96,8 @@ def config_of(source: str | Path) -> Any:
             "pass a folder saved with save_pretrained, a hub name, or module:function"
         ) from error
     except Exception as error:  # what configurations raise for odd settings has no common type
+        if ran_out(error):
+            raise
         raise ValueError(
             f"{source}: its config.json makes no sense ({_first_line(error)}): damaged? Save or download it again"
         ) from error
@@ -210,6 +213,8 @@ def _callable(source: str | Path) -> Callable[[], Any] | None:
             f"{source}: no module {module_name!r} here or installed; run where {module_name} is"
         ) from error
     except Exception as error:
+        if ran_out(error):
+            raise
         raise ValueError(_failed(source, error)) from error
     finally:
         sys.path.remove(here)
@@ -226,6 +231,8 @@ def _result(source: str | Path, function: Callable[[], T]) -> T:
     try:
         return function()
     except Exception as error:
+        if ran_out(error):
+            raise
         raise ValueError(_failed(source, error)) from error
 
 

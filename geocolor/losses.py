@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedModel
 
+from geocolor.memory import ran_out
+
 Batch = Any  # a tensor, a tuple or list (inputs, targets), or a mapping of keyword arguments
 IGNORED = -100  # the label that transformers gives to positions that do not count
 
@@ -351,7 +353,7 @@ def _call(model: nn.Module, batch: Batch, **keywords: Any) -> Tensor:
         else:
             outputs = model(inputs, **keywords)
     except (RuntimeError, IndexError, TypeError, AttributeError, KeyError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if ran_out(error):
             raise
         first = str(error).strip().split("\n")[0]
         raise ValueError(

@@ -1,15 +1,47 @@
 """How much memory there is to use, and how much this process has used."""
 
 import ctypes
+import errno
 import gc
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from geocolor.quantities import size
 
 STATUS = Path("/proc/self/status")
 
 #: glibc's name of the size from which memory is asked of the system, and the size: a matrix of 181 × 181 doubles.
 M_MMAP_THRESHOLD, LARGE = -3, 2**18
+
+
+#: How torch and the system say that there is none left, in exceptions of no type of their own.
+RAN_OUT = re.compile(
+    r"out of memory|can't allocate memory|cannot allocate memory|bad_alloc|ALLOC_FAILED", re.IGNORECASE
+)
+ASKED = re.compile(r"(?:allocate|mmap) ([\d.]+) ?(bytes|[KMGTPE]iB)")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an exception says that memory could not be had; not where it is told in a sentence already."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (not isinstance(error, ValueError) and bool(RAN_OUT.search(str(error))))
+
+
+def what_ran_out(error: BaseException) -> str:
+    """Which memory, and how much more of it was wanted where the exception tells.
+
+    >>> what_ran_out(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of ..."))
+    'the memory of the GPU ran out (2.00 GiB more were asked for)'
+    """
+    text = str(error)
+    memory = "the memory of the GPU" if re.search("CUDA|HIP|MPS|XPU", text) else "memory"
+    if found := ASKED.search(text):
+        amount = size(int(found[1])) if found[2] == "bytes" else f"{found[1]} {found[2]}"
+        return f"{memory} ran out ({amount} more were asked for)"
+    return f"{memory} ran out"
 
 
 def peak() -> int:

@@ -17,6 +17,7 @@ from geocolor.backend import attach_plan, factored_layers, merge_to_dense, plan_
 from geocolor.json_files import read_json
 from geocolor.manifest import check_manifest, write_manifest
 from geocolor.mapped import copied, made_in_memory, put_in_files
+from geocolor.memory import ran_out
 from geocolor.parameters import parameter_count
 from geocolor.plans import FORMAT_VERSION, parse_plan
 from geocolor.transformers_format import QUANT_METHOD, GeocolorConfig
@@ -231,6 +232,8 @@ def _load_transformers(wanted: Any, path: Path) -> nn.Module:
     except ValueError:
         raise
     except Exception as error:  # what transformers' configurations and models raise for odd settings has no common type
+        if ran_out(error):
+            raise
         raise ValueError(
             f"the weights under {path} do not fit their {CONFIG_FILE} ({' '.join(str(error).split())}); "
             "was one of the two edited or copied from elsewhere? Save the model again"

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from geocolor.json_files import read_json
 from geocolor.manifest import check_manifest
+from geocolor.memory import ran_out
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -86,6 +87,8 @@ def check_weights(file: Path) -> None:
         with safetensors.safe_open(file, framework="pt"):
             pass
     except (SafetensorError, OSError) as error:
+        if ran_out(error):
+            raise
         raise ValueError(
             f"the weights {file} cannot be read ({error}): truncated or damaged? Copy the file or save the model again"
         ) from error

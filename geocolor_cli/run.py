@@ -30,8 +30,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         errors.print(SENTENCE)
         sys.exit(STATUS)
-    except (ValueError, OSError, ImportError) as error:
-        errors.print(Text("error:", "red"), _sentence(error), soft_wrap=True)
+    except Exception as error:
+        said = _out_of_memory(error, command) or _sentence(error)
+        if said is None:
+            raise
+        errors.print(Text("error:", "red"), said, soft_wrap=True)
         sys.exit(2)
 
 
@@ -64,8 +67,25 @@ def _load_quietly() -> None:
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
 
 
-def _sentence(error: Exception) -> str:
-    """What the error says; for one of the operating system, what, where and what to try."""
+def _out_of_memory(error: Exception, command: Any) -> str | None:
+    """A sentence where memory ran out, with the options of the command that bound it."""
+    if "geocolor.memory" not in sys.modules:
+        return None  # modules still load
+    from geocolor.memory import ran_out, what_ran_out
+
+    if not ran_out(error):
+        return None
+    options = vars(getattr(command, "source", command))
+    bounds = {"memory": "--memory", "batch_size": "a smaller --batch-size", "sequence": "a smaller --sequence"}
+    tries = [said for name, said in bounds.items() if name in options]
+    remedy = f"try {', '.join(tries[:-1])} or {tries[-1]}" if tries else "run this where there is more"
+    return f"{what_ran_out(error)}: {remedy}"
+
+
+def _sentence(error: Exception) -> str | None:
+    """What the error says; for one of the operating system, what, where and what to try. None for a defect."""
+    if not isinstance(error, ValueError | OSError | ImportError):
+        return None
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}; look whether it is there, and may be read or written"
     return str(error) or type(error).__name__

@@ -110,6 +110,20 @@ def breaking():
     yield data()[0]
     raise RuntimeError("the disk is gone")
 
+def huge():
+    return nn.Linear(2**24, 2**26)
+
+def much_data():
+    import numpy
+    return numpy.empty(2**58)
+
+class Hungry(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) + torch.empty(2**48).sum()
+
+def hungry():
+    return nn.Sequential(nn.Linear(8, 8), Hungry(8, 3))
+
 def without_weights():
     with torch.device("meta"):
         return network()
@@ -541,6 +555,26 @@ def test_plan_for_another_model_is_refused(planned: Path, refuse: Refuse) -> Non
     program = "program_of_the_cli_tests"
     assert "another model" in refuse("apply", f"{program}:wider", str(planned / "plan.json"), "-o", "never")
     assert "no layer '0'" in refuse("apply", "llama", str(planned / "plan.json"), "-o", "never")
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "amount"),
+    [("huge", "data", "4500 TB"), ("network", "much_data", "2.00 EiB"), ("hungry", "data", "1130 TB")],
+)
+def test_memory_that_ran_out_is_a_sentence(refuse: Refuse, model: str, data: str, amount: str) -> None:
+    program = "program_of_the_cli_tests"
+    ran_out = f"error: memory ran out ({amount} more were asked for): try"
+    said = refuse(*plain("plan", model, data), "--keep", "0.5", "-o", "never")
+    assert f"{ran_out} --memory, a smaller --batch-size or a smaller --sequence" in said
+    said = refuse("evaluate", f"{program}:{model}", "--data", f"{program}:{data}")
+    assert f"{ran_out} a smaller --batch-size or a smaller --sequence" in said
+
+
+def test_defects_are_not_hidden(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(commands, "_plan", lambda _: [][0])
+    with pytest.raises(IndexError):
+        run(["show", "plan.json"])
 
 
 def test_damaged_plans_are_refused(planned: Path, tmp_path: Path, refuse: Refuse) -> None:
