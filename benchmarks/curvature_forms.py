@@ -171,7 +171,7 @@ def levels_of(found: Mapping[str, Damages]) -> dict[str, Damages]:
 
 
 def some_plans(graph: CostGraph, keep: float, count: int) -> Iterator[tuple[str, Plan]]:
-    """Plans as in `benchmarks.fidelity` and from its parts: a solver's, habits and random ones, `count` in all."""
+    """Plans as in `benchmarks.fidelity` and from its parts: a solver's, habits and random ones, `count` at most."""
     budget = math.floor(keep * graph.parameters_dense)
     yield "greedy", plan(graph, keep, solver="greedy", time_limit=20)
     habits = [(f"neighbours by {size}", neighbours(graph.layers, size)) for size in (2, 3, 4, 100)]
@@ -232,10 +232,13 @@ def run(subject: Subject, keeps: Sequence[float], count: int, rounds: int, done:
         found = damages(marks)
         seen = Looked(looked, levels_of(found))
         level = whole(model, marks, chosen, loss) / math.fsum(found[KRONECKER].values())
-        slopes = 0
+        slopes, shapes = 0, set[str]()
         for title, made in some_plans(graph, keep, count):
             row: Row = {"part": "curvature", "model": subject.name, "keep": keep, "plan": title}
-            if _there(done, subject.name, keep, title):
+            shape = str([(cls.kind, cls.layers, cls.rank) for cls in made.classes])
+            again = shape in shapes
+            shapes.add(shape)
+            if again or _there(done, subject.name, keep, title):
                 continue
             smaller = apply(model, made, looked, metrics=graph.metrics)
             deltas = changes(model, smaller, layers)
