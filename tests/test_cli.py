@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -609,6 +610,8 @@ def test_apply_says_what_is_wrong_with_its_model(planned: Path, tmp_path: Path, 
     (tmp_path / "config.json").write_text("{}")
     plan = [str(planned / "plan.json"), "-o", "never"]
     assert "no model 'nowhere/llama': neither a folder here nor" in refuse("apply", "nowhere/llama", *plan)
+    assert f"the weights {tmp_path / 'model.safetensors'} are missing" in refuse("apply", str(tmp_path), *plan)
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
     assert f"{tmp_path}: its config.json is of no model" in refuse("apply", str(tmp_path), *plan)
 
 
