@@ -316,16 +316,26 @@ def _digits(damage: float) -> str:
 
 
 def _ratio(methods: Mapping[str, Row]) -> str:
-    """Ours against the best published method, where the damage has a sign that allows it."""
-    peers = [row["damage"] for name, row in methods.items() if name in PEERS]
+    """Ours against the best published method; divergences are compared where the loss of either has fallen."""
+    peers = [row for name, row in methods.items() if name in PEERS]
     if OURS not in methods or not peers:
         return ""
-    ours, best = methods[OURS]["damage"], min(peers)
-    return f"{ours / best:.2f}" if ours > 0 and best > 0 else f"{ours:.3g} / {best:.3g}"
+
+    def against_best(figure: str) -> tuple[float, float]:
+        return methods[OURS][figure], min(row[figure] for row in peers)
+
+    ours, best = against_best("damage")
+    if min(ours, best) > 0:
+        return f"{ours / best:.2f}"
+    ours, best = against_best("divergence")
+    return f"divergence: {_digits(ours)} / {_digits(best)} = {ours / best:.2f}"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Damage against size: a panel for each model, one shot, and then those that were refined."""
+    """Damage against size: a panel for each model, one shot, and then those that were refined.
+
+    Where some model's loss is below that of the dense one, the panel shows divergences, which have a logarithm.
+    """
     from matplotlib.ticker import LogLocator, NullFormatter
 
     cases = by_case(rows)
@@ -333,9 +343,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure, shown = panels(len(drawn), 4.2, 3.3, 1.2)
     handles: dict[str, Any] = {}
     for axes, (stage, model) in zip(shown, drawn, strict=True):
+        own = [row for case, methods in cases.items() if case[:2] == (model, stage) for row in methods.values()]
+        figure_of = "damage" if min(row["damage"] for row in own) > 0 else "divergence"
         for method in METHODS:
             points = sorted(
-                (keep, max(methods[method]["damage"], 1e-5))
+                (keep, methods[method][figure_of])
                 for (name, when, keep), methods in cases.items()
                 if (name, when) == (model, stage) and method in methods
             )
@@ -343,7 +355,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 order = len(METHODS) - METHODS.index(method)  # ours above the others
                 [handles[method]] = axes.plot(*zip(*points, strict=True), **_style(method), label=method, zorder=order)
         axes.set(yscale="log", title=f"{model}, {stage}", xlabel="kept fraction", xlim=(0.27, 0.93))
-        axes.set_ylabel(DAMAGES.get(model, "damage"))
+        axes.set_ylabel(DAMAGES.get(model, "damage") if figure_of == "damage" else "divergence from the dense model")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
