@@ -133,11 +133,12 @@ def input_moment(model: nn.Module, layer: Layer, batches: Sequence[Batch], loss:
     None where it reads no position, as an expert may that these batches are not sent to.
     """
     moment, count, mask = torch.zeros(layer.n, layer.n, dtype=torch.float64), 0, None
+    room = estimate.Room()
 
     def read(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         nonlocal moment, count
         x = args[0] if args else next(iter(kwargs.values()))
-        seen, positions_seen = estimate.input_moment(layer, x, mask, 0)
+        seen, positions_seen = estimate.input_moment(layer, x, mask, 0, room)
         moment += seen.cpu()
         count += positions_seen
         raise _ReadError
