@@ -38,8 +38,8 @@ from geocolor.forecast import Forecast, forecast, forecast_applying, forecast_me
 from geocolor.forecast_runs import forecast_evaluation, forecast_race
 from geocolor.journal import journal_folder, kept
 from geocolor.losses import Batch
-from geocolor.measured import measure_into
-from geocolor.pipeline import Pipeline
+from geocolor.measured import CURVATURE, measure_into
+from geocolor.pipeline import Pipeline, Prepared
 from geocolor.plans import write_plan
 from geocolor.report import write_report
 from geocolor.settings import Settings
@@ -181,7 +181,7 @@ def plan_run(options: Options, subject: Subject, settings: Settings) -> Run:
             prepared = run.prepared()
             with clock("save"):
                 write_plan(prepared.plan, out / "plan.json")
-                prepared.curvature.save(out / "curvature.safetensors")
+                prepared.curvature.save(out / CURVATURE)
                 draw_plan(prepared.plan, out / "plan.png")
         return clock.seconds
 
@@ -191,12 +191,16 @@ def plan_run(options: Options, subject: Subject, settings: Settings) -> Run:
     return Run(expecting, doing)
 
 
-def apply_run(options: Options, subject: Subject, settings: Settings) -> Run:
-    """A plan without sharing, whose making is not looked at."""
+def _without_sharing(options: Options, subject: Subject, settings: Settings) -> tuple[Pipeline, Prepared]:
+    """A plan whose making is not looked at, and the run that made it."""
     calibration, _ = _data(options, subject)
-    prepared = Pipeline(
-        subject.model, calibration, replace(settings, rounds=0, solver="private"), subject.loss
-    ).prepared()
+    run = Pipeline(subject.model, calibration, replace(settings, rounds=0, solver="private"), subject.loss)
+    return run, run.prepared()
+
+
+def apply_run(options: Options, subject: Subject, settings: Settings) -> Run:
+    """Of a plan without sharing."""
+    _, prepared = _without_sharing(options, subject, settings)
     curvature = prepared.curvature
     assert isinstance(curvature, Curvature)
 
@@ -218,10 +222,9 @@ def apply_run(options: Options, subject: Subject, settings: Settings) -> Run:
 
 
 def refine_run(options: Options, subject: Subject, settings: Settings) -> Run:
-    """Of a model without shared bases, whose making is not looked at."""
+    """Of a model without shared bases."""
     calibration, test = _data(options, subject)
-    run = Pipeline(subject.model, calibration, replace(settings, rounds=0, solver="private"), subject.loss)
-    prepared = run.prepared()
+    run, prepared = _without_sharing(options, subject, settings)
     smaller, training = run.carried_out(prepared), replace(subject.refinement, steps=STEPS)
 
     def doing(place: Path) -> Mapping[str, float]:
