@@ -353,10 +353,7 @@ def refined(
     plan = plan_of(model)
     if plan is None:
         raise ValueError(f"{source} is not a compressed model: make one with `geocolor compress` or `geocolor apply`")
-    unpack_as_planned(dense, plan.layers)
-    try:
-        plan.check(dense)
-    except ValueError as error:
+    if error := _made_for_another(plan, dense):
         raise ValueError(f"{dense_source} is not the model that {source} was made from: {error}") from error
     calibration, test = _both(data_source, test_source, dense, tokenizer, sequence, batch_size)
     calibration = _first(calibration, samples)
@@ -435,11 +432,18 @@ def _warn_of_another(reference: nn.Module, plan: Plan | None, is_not: str) -> No
     """Where the plan was made for another dense model; with a compressed one any may be compared."""
     if plan is None or plan_of(reference) is not None:
         return
-    unpack_as_planned(reference, plan.layers)
-    try:
-        plan.check(reference)
-    except ValueError as error:
+    if error := _made_for_another(plan, reference):
         warnings.warn(f"{is_not} was made from, and figures beside it say little: {error}", stacklevel=3)
+
+
+def _made_for_another(plan: Plan, dense: nn.Module) -> ValueError | None:
+    """What `Plan.check` says against a dense model, its packed modules opened as the plan needs them."""
+    unpack_as_planned(dense, plan.layers)
+    try:
+        plan.check(dense)
+    except ValueError as error:
+        return error
+    return None
 
 
 def compare(
